@@ -1,1 +1,48 @@
-//! Placeholder.
+//! The egress broker: everything that leaves a workspace passes through this process, or does not leave.
+//!
+//! A workspace's network namespace has one neighbour, the gateway namespace, where nft redirects every TCP connection
+//! and every DNS query to two local ports. The keeper makes the listening sockets *inside* the gateway and hands them
+//! to the broker, which runs outside, decides on each flow, dials out and copies with `splice(2)`.
+//!
+//! One broker serves all workspaces of a node. It is its own process so that it outlives a supervisor restart and so
+//! that it can confine itself harder than the supervisor could.
+#![forbid(unsafe_code)]
+
+mod client;
+mod fdpass;
+mod nft;
+mod wire;
+
+use std::net::Ipv4Addr;
+
+pub use client::{RegisterError, Registered, register};
+pub use nft::nft_ruleset;
+pub use wire::{PROTOCOL_VERSION, Policy, Registration};
+
+/// Address of the gateway end of the veth pair; the same in every workspace.
+pub const GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(100, 127, 255, 253);
+/// Address of the sandbox end of the veth pair; the same in every workspace.
+pub const SANDBOX_V4: Ipv4Addr = Ipv4Addr::new(100, 127, 255, 254);
+/// Prefix length of the network between the two.
+pub const PREFIX: u8 = 30;
+/// Port in the gateway to which all TCP is redirected.
+pub const TCP_PORT: u16 = 15001;
+/// Port in the gateway to which DNS, over UDP and TCP, is redirected.
+pub const DNS_PORT: u16 = 15053;
+/// The name that resolves to the gateway; a flow to it reaches the node's loopback on the ports that are given.
+pub const HOST_NAME: &str = "host.cordium.internal";
+
+/// What the broker process is told on its command line.
+#[derive(Clone, Debug)]
+pub struct BrokerOpts {
+    /// Where keepers register.
+    pub socket: std::path::PathBuf,
+    /// Name servers to ask; when empty, those of `/etc/resolv.conf`, read anew when it changes.
+    pub upstream: Vec<std::net::SocketAddr>,
+}
+
+impl BrokerOpts {
+    pub fn new(socket: impl Into<std::path::PathBuf>) -> Self {
+        Self { socket: socket.into(), upstream: Vec::new() }
+    }
+}

@@ -1,0 +1,86 @@
+//! The keeper's side: blocking, no threads, no runtime.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_peercred};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+
+use crate::fdpass;
+use crate::wire::{Hello, MAX_MESSAGE, PROTOCOL_VERSION, Registration, Reply};
+
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A living registration. Dropping it, or the end of the process that holds it, closes the workspace's listeners and
+/// flows at the broker.
+#[derive(Debug)]
+pub struct Registered {
+    connection: OwnedFd,
+}
+
+/// For `poll(2)`: the connection becomes readable when the broker is gone, and the keeper must register anew.
+impl AsFd for Registered {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.connection.as_fd()
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum RegisterError {
+    #[error("connecting to the egress broker at {socket}: {source}")]
+    Connect { socket: PathBuf, source: io::Error },
+    #[error("the egress broker at {socket} runs as user {uid}, not as this process's user")]
+    Stranger { socket: PathBuf, uid: u32 },
+    #[error("registration is not valid: {0}")]
+    Invalid(String),
+    #[error("sending the registration to the egress broker: {0}")]
+    Send(io::Error),
+    #[error("waiting for the egress broker's answer: {0}")]
+    Receive(io::Error),
+    #[error("the egress broker closed the connection without an answer")]
+    Closed,
+    #[error("the egress broker's answer is not understood: {0}")]
+    Answer(serde_json::Error),
+    #[error("the egress broker refused the workspace: {0}")]
+    Refused(String),
+}
+
+/// Hands a gateway's sockets to the broker. All three must have been made in the gateway's network namespace; `tcp` and
+/// `tcp_dns` must listen already.
+pub fn register(
+    socket: &Path,
+    registration: &Registration,
+    tcp: OwnedFd,
+    udp_dns: OwnedFd,
+    tcp_dns: OwnedFd,
+) -> Result<Registered, RegisterError> {
+    registration.check().map_err(RegisterError::Invalid)?;
+    let connection =
+        dial(socket).map_err(|source| RegisterError::Connect { socket: socket.to_owned(), source })?;
+    let peer = socket_peercred(&connection).map_err(|error| RegisterError::Receive(error.into()))?;
+    if peer.uid != rustix::process::geteuid() {
+        return Err(RegisterError::Stranger { socket: socket.to_owned(), uid: peer.uid.as_raw() });
+    }
+    let hello = Hello { version: PROTOCOL_VERSION, registration: registration.clone() };
+    let message = serde_json::to_vec(&hello).map_err(|error| RegisterError::Invalid(error.to_string()))?;
+    fdpass::send(&connection, &message, &[tcp.as_fd(), udp_dns.as_fd(), tcp_dns.as_fd()])
+        .map_err(RegisterError::Send)?;
+    let (answer, _) = fdpass::receive(&connection, MAX_MESSAGE).map_err(RegisterError::Receive)?;
+    if answer.is_empty() {
+        return Err(RegisterError::Closed);
+    }
+    match serde_json::from_slice(&answer).map_err(RegisterError::Answer)? {
+        Reply::Ok => Ok(Registered { connection }),
+        Reply::Error(reason) => Err(RegisterError::Refused(reason)),
+    }
+}
+
+fn dial(path: &Path) -> io::Result<OwnedFd> {
+    let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    set_socket_timeout(&socket, Timeout::Recv, Some(TIMEOUT))?;
+    set_socket_timeout(&socket, Timeout::Send, Some(TIMEOUT))?;
+    connect(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(socket)
+}

@@ -1,0 +1,167 @@
+//! What the keeper and the broker say to each other: one bounded JSON message each way, three descriptors along.
+
+use std::net::Ipv4Addr;
+
+use serde::{Deserialize, Serialize};
+
+/// Version of the registration message. A broker that outlived an upgrade refuses what it does not know.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// Longest message in either direction.
+pub(crate) const MAX_MESSAGE: usize = 64 * 1024;
+/// TCP listener, DNS over UDP, DNS over TCP: in this order.
+pub(crate) const DESCRIPTORS: usize = 3;
+const MAX_NAME: usize = 128;
+const MAX_HOST_PORTS: usize = 256;
+
+/// A workspace's entry at the broker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Registration {
+    /// The workspace's uid: names it in log lines.
+    pub workspace: String,
+    pub gateway_v4: Ipv4Addr,
+    pub policy: Policy,
+    /// Ports of the node's 127.0.0.1 that the workspace reaches as `host.cordium.internal:PORT`.
+    #[serde(default)]
+    pub host_ports: Vec<u16>,
+}
+
+/// What a workspace may reach. Protected destinations stay refused whatever it says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Policy {
+    /// Every destination that is not protected.
+    AllowAll,
+    /// Nothing, not even a name is resolved; only `host_ports` are served.
+    #[default]
+    Deny,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Hello {
+    pub version: u32,
+    pub registration: Registration,
+}
+
+/// Read before the rest, so that another version gets a clear answer instead of a parse error.
+#[derive(Deserialize)]
+struct Version {
+    version: u32,
+}
+
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum Reply {
+    Ok,
+    Error(String),
+}
+
+impl Hello {
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Registration, String> {
+        let Version { version } = serde_json::from_slice(bytes)
+            .map_err(|error| format!("registration is not understood: {error}"))?;
+        if version != PROTOCOL_VERSION {
+            return Err(format!(
+                "protocol version {version} is not spoken here; this broker speaks {PROTOCOL_VERSION}"
+            ));
+        }
+        let hello: Self = serde_json::from_slice(bytes)
+            .map_err(|error| format!("registration is not understood: {error}"))?;
+        hello.registration.check()?;
+        Ok(hello.registration)
+    }
+}
+
+impl Registration {
+    /// Bounds that hold on both sides of the socket.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let name = &self.workspace;
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        if name.is_empty() || name.len() > MAX_NAME || !name.chars().all(plain) {
+            return Err(format!("workspace is not 1 to {MAX_NAME} letters, digits, '-', '_' or '.'"));
+        }
+        if self.host_ports.len() > MAX_HOST_PORTS {
+            return Err(format!("hostPorts has {} entries; at most {MAX_HOST_PORTS}", self.host_ports.len()));
+        }
+        if self.host_ports.contains(&0) {
+            return Err("hostPorts contains 0; ports are 1 to 65535".into());
+        }
+        let gateway = self.gateway_v4;
+        if gateway.is_unspecified()
+            || gateway.is_loopback()
+            || gateway.is_multicast()
+            || gateway.is_broadcast()
+        {
+            return Err(format!("gatewayV4 {gateway} is not a host address"));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn registration() -> Registration {
+        Registration {
+            workspace: "ws-1".into(),
+            gateway_v4: crate::GATEWAY_V4,
+            policy: Policy::AllowAll,
+            host_ports: vec![8080],
+        }
+    }
+
+    fn parse(registration: Registration, version: u32) -> Result<Registration, String> {
+        Hello::parse(&serde_json::to_vec(&Hello { version, registration }).unwrap())
+    }
+
+    #[test]
+    fn a_registration_survives_the_wire() {
+        assert_eq!(parse(registration(), PROTOCOL_VERSION), Ok(registration()));
+    }
+
+    #[test]
+    fn another_version_is_refused_by_name_even_if_its_fields_are_unknown() {
+        let error = Hello::parse(br#"{"version":99,"somethingNew":true}"#).unwrap_err();
+        assert!(error.contains("version 99") && error.contains('1'), "{error}");
+    }
+
+    #[test]
+    fn nonsense_and_unknown_fields_are_refused() {
+        for text in [
+            "",
+            "[]",
+            "{}",
+            r#"{"version":1}"#,
+            r#"{"version":1,"registration":{"workspace":"a","gatewayV4":"100.127.255.253","policy":"allowAll","x":1}}"#,
+            r#"{"version":1,"registration":{"workspace":"a","gatewayV4":"nonsense","policy":"allowAll"}}"#,
+            r#"{"version":1,"registration":{"workspace":"a","gatewayV4":"100.127.255.253","policy":"maybe"}}"#,
+        ] {
+            assert!(Hello::parse(text.as_bytes()).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn bounds_are_kept() {
+        let bad: [fn(&mut Registration); 6] = [
+            |r| r.workspace.clear(),
+            |r| r.workspace = "x".repeat(129),
+            |r| r.workspace = "a\nb".into(),
+            |r| r.host_ports = vec![0],
+            |r| r.host_ports = vec![1; 257],
+            |r| r.gateway_v4 = Ipv4Addr::LOCALHOST,
+        ];
+        for spoil in bad {
+            let mut spoiled = registration();
+            spoil(&mut spoiled);
+            assert!(parse(spoiled.clone(), PROTOCOL_VERSION).is_err(), "{spoiled:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_allowed_unless_it_is_said() {
+        assert_eq!(Policy::default(), Policy::Deny);
+    }
+}
