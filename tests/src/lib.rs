@@ -1,1 +1,33 @@
-//! Placeholder.
+//! The harness of the end-to-end tests: real registries, git servers and supervisors, started as an unprivileged user
+//! in fresh directories, driven through the real command line and over gRPC.
+//!
+//! The tests themselves are in `tests/`, one file for each group of cases. `xtask` uses the same pieces for its demo
+//! and its benchmarks, so that what a person sees is what the tests check.
+
+pub mod cli;
+pub mod client;
+pub mod cluster;
+pub mod delegation;
+pub mod fixture;
+pub mod git;
+pub mod http;
+pub mod images;
+pub mod leak;
+pub mod node;
+pub mod oci;
+pub mod paths;
+pub mod process;
+pub mod registry;
+pub mod spec;
+pub mod suite;
+pub mod tls;
+pub mod user;
+pub mod watch;
+pub mod workspace;
+
+pub use anyhow::{Context, Result, anyhow, bail, ensure};
+pub use cordium_proto::v1;
+pub use fixture::Fixture;
+pub use serde_json::json;
+pub use suite::{Suite, skip};
+pub use workspace::Workspace;

@@ -1,0 +1,7 @@
+#!/bin/sh
+# mmdebstrap runs this with the root directory of the new system before it is packed.
+set -eu
+root=$1
+rm -rf "$root"/var/cache/apt/* "$root"/var/lib/apt/lists/* "$root"/var/log/*
+rm -f "$root"/etc/hostname "$root"/etc/resolv.conf "$root"/etc/machine-id
+printf 'Welcome to a Cordium workspace.\n' > "$root/etc/motd"
