@@ -48,7 +48,9 @@ impl Cli {
         let _ = stdin.write_all(input).await;
         drop(stdin);
         let limit = Duration::from_secs(120);
-        let output = tokio::time::timeout(limit, child.wait_with_output()).await.context("cordium took too long")??;
+        let output = tokio::time::timeout(limit, child.wait_with_output())
+            .await
+            .context("cordium took too long")??;
         Ok(Answer {
             code: process::code_of(output.status),
             out: String::from_utf8_lossy(&output.stdout).into_owned(),

@@ -16,8 +16,14 @@ struct Mount {
     controllers: BTreeSet<String>,
 }
 
-/// Every existing directory `cordium-<uid>`.
+/// Where a supervisor of this user is put in each hierarchy: `cordium-<uid>`, or its `supervisor/` where the set-up made one.
 pub fn leaves(uid: u32) -> Vec<PathBuf> {
+    let leaf = |dir: PathBuf| Some(dir.join("supervisor")).filter(|leaf| leaf.is_dir()).unwrap_or(dir);
+    subtrees(uid).into_iter().map(leaf).collect()
+}
+
+/// Every existing directory `cordium-<uid>`.
+pub fn subtrees(uid: u32) -> Vec<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     candidates(&parse_mounts(&mounts), &own, &format!("cordium-{uid}"))
@@ -72,7 +78,11 @@ mod tests {
     fn looks_below_the_own_cgroup_and_then_upwards() {
         let found = candidates(&parse_mounts(MOUNTS), "4:memory:/a/b\n9:name=systemd:/\n0::/\n", "cordium-7");
         let expected: [&[&str]; 2] = [
-            &["/sys/fs/cgroup/memory/a/b/cordium-7", "/sys/fs/cgroup/memory/a/cordium-7", "/sys/fs/cgroup/memory/cordium-7"],
+            &[
+                "/sys/fs/cgroup/memory/a/b/cordium-7",
+                "/sys/fs/cgroup/memory/a/cordium-7",
+                "/sys/fs/cgroup/memory/cordium-7",
+            ],
             &["/sys/fs/cgroup/unified/cordium-7"],
         ];
         let expected: Vec<Vec<PathBuf>> =

@@ -89,7 +89,14 @@ impl GitServer {
 
 fn git(dir: &Path, args: &[&str]) -> Result<String> {
     run(Command::new("git")
-        .args(["-c", "user.name=Cordium", "-c", "user.email=tests@cordium.invalid", "-c", "commit.gpgsign=false"])
+        .args([
+            "-c",
+            "user.name=Cordium",
+            "-c",
+            "user.email=tests@cordium.invalid",
+            "-c",
+            "commit.gpgsign=false",
+        ])
         .args(args)
         .env("GIT_CONFIG_NOSYSTEM", "1")
         .env("GIT_CONFIG_GLOBAL", "/dev/null")
@@ -153,7 +160,8 @@ fn parse_cgi(output: &[u8]) -> Result<Reply> {
     for line in head.lines() {
         let Some((key, value)) = line.split_once(": ") else { continue };
         if key.eq_ignore_ascii_case("status") {
-            reply.0 = value.split(' ').next().unwrap_or("500").parse().context("status of git http-backend")?;
+            reply.0 =
+                value.split(' ').next().unwrap_or("500").parse().context("status of git http-backend")?;
         } else {
             reply.1.push((key.to_owned(), value.to_owned()));
         }

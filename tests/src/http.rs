@@ -48,9 +48,16 @@ impl Request {
 
 /// What a handler does with the connection.
 pub enum Reply {
-    Answer { status: u16, headers: Vec<(String, String)>, body: Vec<u8> },
+    Answer {
+        status: u16,
+        headers: Vec<(String, String)>,
+        body: Vec<u8>,
+    },
     /// The head promises `length` bytes, `body` has fewer: the connection closes half way.
-    CutOff { length: usize, body: Vec<u8> },
+    CutOff {
+        length: usize,
+        body: Vec<u8>,
+    },
     /// Nothing, until the server ends.
     Silence,
 }
@@ -245,7 +252,9 @@ mod tests {
 
     #[test]
     fn cuts_off_half_way() {
-        let server = Server::start(Arc::new(|_: &Request| Ok(Reply::CutOff { length: 10, body: b"12345".to_vec() }))).unwrap();
+        let server =
+            Server::start(Arc::new(|_: &Request| Ok(Reply::CutOff { length: 10, body: b"12345".to_vec() })))
+                .unwrap();
         let answer = ask(server.port(), "GET / HTTP/1.1\r\n\r\n");
         assert!(answer.contains("Content-Length: 10") && answer.ends_with("\r\n\r\n12345"), "{answer}");
     }

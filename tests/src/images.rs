@@ -51,7 +51,8 @@ pub fn base() -> Result<Image> {
         fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))
     };
     let (packages, excludes, hook) = (read("packages")?, read("excludes")?, read("customize.sh")?);
-    let mirror = std::env::var("CORDIUM_DEBIAN_MIRROR").unwrap_or_else(|_| "http://deb.debian.org/debian".to_owned());
+    let mirror =
+        std::env::var("CORDIUM_DEBIAN_MIRROR").unwrap_or_else(|_| "http://deb.debian.org/debian".to_owned());
     cached(BASE, &[&packages, &excludes, &hook], |layout| {
         let mut command = Command::new("mmdebstrap");
         command
@@ -95,10 +96,16 @@ fn split(layout: &Layout, stream: impl Read) -> Result<Vec<oci::Layer>> {
             .flatten()
             .flatten()
             .filter(|extension| extension.key_bytes().starts_with(b"SCHILY.xattr."))
-            .map(|extension| (String::from_utf8_lossy(extension.key_bytes()).into_owned(), extension.value_bytes().to_vec()))
+            .map(|extension| {
+                (
+                    String::from_utf8_lossy(extension.key_bytes()).into_owned(),
+                    extension.value_bytes().to_vec(),
+                )
+            })
             .collect();
         if !xattrs.is_empty() {
-            layer.append_pax_extensions(xattrs.iter().map(|(key, value)| (key.as_str(), value.as_slice())))?;
+            layer
+                .append_pax_extensions(xattrs.iter().map(|(key, value)| (key.as_str(), value.as_slice())))?;
         }
         let mut header = entry.header().clone();
         let link = entry.link_name()?.map(std::borrow::Cow::into_owned);
@@ -213,7 +220,8 @@ fn package_layer(layout: &Layout, package: &str) -> Result<oci::Layer> {
         .args(["-q", "-o", "APT::Sandbox::User=root", "download", package])
         .current_dir(dir.path()))?;
     let archive = fs::read_dir(dir.path())?.next().context("apt-get downloaded nothing")??.path();
-    let output = Command::new("dpkg-deb").arg("--fsys-tarfile").arg(&archive).output().context("running dpkg-deb")?;
+    let output =
+        Command::new("dpkg-deb").arg("--fsys-tarfile").arg(&archive).output().context("running dpkg-deb")?;
     if !output.status.success() {
         bail!("dpkg-deb --fsys-tarfile {}: {}", archive.display(), String::from_utf8_lossy(&output.stderr));
     }
@@ -257,8 +265,12 @@ pub fn layers_of(layout: &Layout) -> Result<Vec<oci::Layer>> {
             diff_id: text(id),
             size: layer["size"].as_u64().unwrap_or_default(),
             media_type: match layer["mediaType"].as_str() {
-                Some("application/vnd.oci.image.layer.v1.tar+zstd") => "application/vnd.oci.image.layer.v1.tar+zstd",
-                Some("application/vnd.oci.image.layer.v1.tar+gzip") => "application/vnd.oci.image.layer.v1.tar+gzip",
+                Some("application/vnd.oci.image.layer.v1.tar+zstd") => {
+                    "application/vnd.oci.image.layer.v1.tar+zstd"
+                }
+                Some("application/vnd.oci.image.layer.v1.tar+gzip") => {
+                    "application/vnd.oci.image.layer.v1.tar+gzip"
+                }
                 _ => "application/vnd.oci.image.layer.v1.tar",
             },
         })

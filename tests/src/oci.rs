@@ -48,7 +48,8 @@ pub struct Layout {
 
 impl Layout {
     pub fn create(dir: &Path) -> Result<Self> {
-        fs::create_dir_all(dir.join("blobs/sha256")).with_context(|| format!("creating {}", dir.display()))?;
+        fs::create_dir_all(dir.join("blobs/sha256"))
+            .with_context(|| format!("creating {}", dir.display()))?;
         fs::write(dir.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#)?;
         Ok(Self { dir: dir.to_owned() })
     }
@@ -67,10 +68,15 @@ impl Layout {
         let out = Hashing { inner: partial, hash: Sha256::new(), count: 0 };
         let encoder = match compression {
             Compression::None => Encoder::None(out),
-            Compression::Gzip => Encoder::Gzip(flate2::write::GzEncoder::new(out, flate2::Compression::fast())),
+            Compression::Gzip => {
+                Encoder::Gzip(flate2::write::GzEncoder::new(out, flate2::Compression::fast()))
+            }
             Compression::Zstd => Encoder::Zstd(zstd::Encoder::new(out, 3)?),
         };
-        Ok(LayerWriter { layout: self.clone(), hashing: Hashing { inner: encoder, hash: Sha256::new(), count: 0 } })
+        Ok(LayerWriter {
+            layout: self.clone(),
+            hashing: Hashing { inner: encoder, hash: Sha256::new(), count: 0 },
+        })
     }
 
     /// A layer made by a function that fills a tar archive.
@@ -283,7 +289,8 @@ mod tests {
     fn raw_entries_keep_their_names() {
         let dir = tempfile::tempdir().unwrap();
         let layout = Layout::create(dir.path()).unwrap();
-        let add = |tar: &mut tar::Builder<LayerWriter>| raw(tar, tar::EntryType::Regular, "../../escape", "", b"x");
+        let add =
+            |tar: &mut tar::Builder<LayerWriter>| raw(tar, tar::EntryType::Regular, "../../escape", "", b"x");
         let layer = layout.tar_layer(Compression::None, add).unwrap();
         let blob = layout.blobs().unwrap().remove(&layer.digest).unwrap();
         let mut archive = tar::Archive::new(blob.as_slice());

@@ -64,7 +64,8 @@ fn stage(from: &Path, to: &Path) -> Result<()> {
         return Ok(());
     }
     let partial = to.with_extension(format!("{}.partial", std::process::id()));
-    fs::copy(from, &partial).with_context(|| format!("copying {} to {}", from.display(), partial.display()))?;
+    fs::copy(from, &partial)
+        .with_context(|| format!("copying {} to {}", from.display(), partial.display()))?;
     fs::set_permissions(&partial, fs::Permissions::from_mode(0o755))?;
     fs::rename(&partial, to).with_context(|| format!("renaming to {}", to.display()))
 }

@@ -94,7 +94,8 @@ impl Registry {
     /// Pushes cached images that this storage does not have yet.
     pub fn push_all(&self, storage: &Path, images: &[Image]) -> Result<()> {
         for image in images {
-            let marker = storage.join(format!(".pushed-{}-{}", image.name.replace(['/', ':'], "_"), image.key));
+            let marker =
+                storage.join(format!(".pushed-{}-{}", image.name.replace(['/', ':'], "_"), image.key));
             if !marker.exists() {
                 self.push(&image.layout, "image", image.name)?;
                 fs::write(&marker, "").with_context(|| format!("writing {}", marker.display()))?;
@@ -137,11 +138,15 @@ pub struct FaultyRegistry {
 
 impl FaultyRegistry {
     pub fn start(layout: &Layout, fault: Fault) -> Result<Self> {
-        let index: serde_json::Value =
-            serde_json::from_slice(&fs::read(layout.dir().join("index.json")).context("reading index.json")?)?;
-        let Some(manifest) = index["manifests"][0]["digest"].as_str() else { bail!("layout has no manifest") };
+        let index: serde_json::Value = serde_json::from_slice(
+            &fs::read(layout.dir().join("index.json")).context("reading index.json")?,
+        )?;
+        let Some(manifest) = index["manifests"][0]["digest"].as_str() else {
+            bail!("layout has no manifest")
+        };
         let (manifest, blobs) = (manifest.to_owned(), layout.blobs()?);
-        let layers = crate::images::layers_of(layout)?.into_iter().map(|layer| layer.digest).collect::<Vec<_>>();
+        let layers =
+            crate::images::layers_of(layout)?.into_iter().map(|layer| layer.digest).collect::<Vec<_>>();
         let handler: Arc<Handler> =
             Arc::new(move |request: &Request| Ok(answer(&blobs, &manifest, &layers, fault, request)));
         Ok(Self { server: Server::start(handler)? })
@@ -173,7 +178,9 @@ fn answer(
     }
     let parts: Vec<&str> = request.path.rsplitn(3, '/').collect();
     let (digest, kind) = match parts.as_slice() {
-        [last, "manifests", _] if !last.starts_with("sha256:") => (manifest, "application/vnd.oci.image.manifest.v1+json"),
+        [last, "manifests", _] if !last.starts_with("sha256:") => {
+            (manifest, "application/vnd.oci.image.manifest.v1+json")
+        }
         [last, "manifests", _] => (*last, "application/vnd.oci.image.manifest.v1+json"),
         [last, "blobs", _] => (*last, "application/octet-stream"),
         _ => return Reply::status(404, "not found\n"),
@@ -216,12 +223,16 @@ mod tests {
             let request = Request::get(&path);
             answer(&blobs, &manifest, &layers, fault, &request)
         };
-        let body = |reply| if let Reply::Answer { status: 200, body, .. } = reply { Some(body) } else { None };
+        let body =
+            |reply| if let Reply::Answer { status: 200, body, .. } = reply { Some(body) } else { None };
         assert_eq!(body(get("/v2/x/manifests/latest".into(), Fault::Corrupt)).unwrap(), blobs[&manifest]);
         let layer_path = format!("/v2/x/y/blobs/{}", layer.digest);
         assert_eq!(body(get(layer_path.clone(), Fault::None)).unwrap(), blobs[&layer.digest]);
         assert_ne!(body(get(layer_path.clone(), Fault::Corrupt)).unwrap(), blobs[&layer.digest]);
         assert!(matches!(get(layer_path, Fault::CutOff), Reply::CutOff { .. }));
-        assert!(matches!(get("/v2/x/blobs/sha256:no".into(), Fault::None), Reply::Answer { status: 404, .. }));
+        assert!(matches!(
+            get("/v2/x/blobs/sha256:no".into(), Fault::None),
+            Reply::Answer { status: 404, .. }
+        ));
     }
 }

@@ -31,7 +31,8 @@ mod tests {
 
     #[test]
     fn lays_one_spec_over_another() {
-        let spec = with_image("a", json!({"runtime": {"cmd": "x"}, "image": {"registry": {"authentication": {}}}}));
+        let spec =
+            with_image("a", json!({"runtime": {"cmd": "x"}, "image": {"registry": {"authentication": {}}}}));
         assert_eq!(spec["image"]["registry"], json!({"url": "a", "authentication": {}}));
         assert_eq!(spec["runtime"]["cmd"], "x");
     }

@@ -4,7 +4,10 @@
 //! which `cargo xtask test` sets after the set-up, every case is reported as ignored, with the reason.
 
 use std::{
-    fmt, future::Future, pin::Pin, process::ExitCode,
+    fmt,
+    future::Future,
+    pin::Pin,
+    process::ExitCode,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -71,10 +74,16 @@ impl<C: TearDown> Suite<C> {
                  once and then `CORDIUM_E2E=1 cargo test -p cordium-tests --test {0}`",
                 self.group
             );
-            let trials =
-                self.cases.iter().map(|(name, _)| Trial::test(*name, || Ok(())).with_ignored_flag(true)).collect();
-            return libtest_mimic::run(&Arguments { ignored: false, include_ignored: false, ..arguments }, trials)
-                .exit_code();
+            let trials = self
+                .cases
+                .iter()
+                .map(|(name, _)| Trial::test(*name, || Ok(())).with_ignored_flag(true))
+                .collect();
+            return libtest_mimic::run(
+                &Arguments { ignored: false, include_ignored: false, ..arguments },
+                trials,
+            )
+            .exit_code();
         }
         match self.run_here(&arguments, set_up) {
             Ok(code) => code,

@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair, SanType};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair, SanType,
+};
 use tonic::transport::{Certificate, ClientTlsConfig, Identity};
 
 use crate::user::User;
@@ -27,7 +29,8 @@ impl Authority {
         let mut params = CertificateParams::new(Vec::new())?;
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.distinguished_name.push(rcgen::DnType::CommonName, "cordium test authority");
-        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate()?).context("making an authority")?;
+        let issuer =
+            CertifiedIssuer::self_signed(params, KeyPair::generate()?).context("making an authority")?;
         write(&dir.join("ca.pem"), &issuer.pem(), user)?;
         Ok(Self { dir: dir.to_owned(), issuer })
     }
@@ -37,9 +40,12 @@ impl Authority {
         let mut params = CertificateParams::new(vec!["localhost".to_owned(), name.to_owned()])?;
         params.subject_alt_names.push(SanType::IpAddress([127, 0, 0, 1].into()));
         params.distinguished_name.push(rcgen::DnType::CommonName, name);
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         let key = KeyPair::generate()?;
-        let cert = params.signed_by(&key, &self.issuer).with_context(|| format!("issuing a certificate to {name}"))?;
+        let cert = params
+            .signed_by(&key, &self.issuer)
+            .with_context(|| format!("issuing a certificate to {name}"))?;
         let party = Party {
             cert: self.dir.join(format!("{name}.pem")),
             key: self.dir.join(format!("{name}.key")),

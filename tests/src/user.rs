@@ -74,7 +74,16 @@ impl User {
         command.args(["-c", join, "session"]).args(delegation::leaves(self.uid)).arg("--");
         if nix::unistd::geteuid().is_root() {
             let (uid, gid) = (self.uid.to_string(), self.gid.to_string());
-            command.args(["setpriv", "--reuid", &uid, "--regid", &gid, "--clear-groups", "--inh-caps=-all", "--"]);
+            command.args([
+                "setpriv",
+                "--reuid",
+                &uid,
+                "--regid",
+                &gid,
+                "--clear-groups",
+                "--inh-caps=-all",
+                "--",
+            ]);
         }
         command.arg(program);
         self.clean(&mut command);

@@ -27,8 +27,10 @@ impl Watch {
 
     /// Watches from a revision on.
     pub async fn after(clients: &Clients, workspace: &str, after_revision: u64) -> Result<Self> {
-        let request = WatchWorkspacesRequest { after_revision, r#ref: workspace.to_owned(), ..Default::default() };
-        let stream = clients.control.clone().watch_workspaces(request).await.context("watching workspaces")?;
+        let request =
+            WatchWorkspacesRequest { after_revision, r#ref: workspace.to_owned(), ..Default::default() };
+        let stream =
+            clients.control.clone().watch_workspaces(request).await.context("watching workspaces")?;
         Ok(Self { stream: stream.into_inner(), seen: Vec::new(), revision: after_revision, out_of_order: 0 })
     }
 
@@ -81,7 +83,8 @@ impl Watch {
             })
             .await?;
         if state_of(&event) != WorkspaceState::Running {
-            let failure = failure_of(&event).map_or_else(|| "no failure given".to_owned(), |failure| describe(&failure));
+            let failure = failure_of(&event)
+                .map_or_else(|| "no failure given".to_owned(), |failure| describe(&failure));
             bail!("the run ended before RUNNING: {failure}; states: {}", names(&self.seen));
         }
         event.workspace.context("event carries no workspace")

@@ -4,9 +4,9 @@ use std::{collections::HashMap, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
 use cordium_proto::v1::{
-    CreateRequest, DeleteResourceRequest, ExecExit, ExecRequest, ExecStart, GetRequest, Kind, LogEntry, LogsRequest,
-    Resource, StartWorkspaceRequest, StdinEof, StopWorkspaceRequest, WorkspaceStatus, exec_request::Message as Ask,
-    exec_response::Message as Told,
+    CreateRequest, DeleteResourceRequest, ExecExit, ExecRequest, ExecStart, GetRequest, Kind, LogEntry,
+    LogsRequest, Resource, StartWorkspaceRequest, StdinEof, StopWorkspaceRequest, WorkspaceStatus,
+    exec_request::Message as Ask, exec_response::Message as Told,
 };
 use futures::stream;
 
@@ -49,8 +49,11 @@ impl Output {
 impl Workspace {
     /// Creates a workspace and leaves it stopped.
     pub async fn create(clients: &Clients, name: &str, spec: &serde_json::Value) -> Result<Self> {
-        Self::create_with(clients, CreateRequest { name: name.to_owned(), spec_json: spec.to_string(), ..Default::default() })
-            .await
+        Self::create_with(
+            clients,
+            CreateRequest { name: name.to_owned(), spec_json: spec.to_string(), ..Default::default() },
+        )
+        .await
     }
 
     pub async fn create_with(clients: &Clients, mut request: CreateRequest) -> Result<Self> {
@@ -166,14 +169,16 @@ impl Workspace {
             asks.extend(bytes.chunks(32 << 10).map(|chunk| Ask::Stdin(chunk.to_vec().into())));
             asks.push(Ask::StdinEof(StdinEof {}));
         }
-        let asks: Vec<ExecRequest> = asks.into_iter().map(|message| ExecRequest { message: Some(message) }).collect();
+        let asks: Vec<ExecRequest> =
+            asks.into_iter().map(|message| ExecRequest { message: Some(message) }).collect();
         tokio::time::timeout(EXEC, self.talk(asks)).await.context("command took too long")?
     }
 
     async fn talk(&self, asks: Vec<ExecRequest>) -> Result<Output> {
         // The request stream stays open: closing it would mean that the client has gone.
         let asks = futures::StreamExt::chain(stream::iter(asks), stream::pending());
-        let mut told = self.clients.session.clone().exec(asks).await.context("starting a command")?.into_inner();
+        let mut told =
+            self.clients.session.clone().exec(asks).await.context("starting a command")?.into_inner();
         let mut output = Output::default();
         while let Some(response) = told.message().await.context("running a command")? {
             match response.message {
@@ -192,7 +197,8 @@ impl Workspace {
     /// The log as it is now.
     pub async fn log(&self) -> Result<Vec<LogEntry>> {
         let request = LogsRequest { workspace: self.uid.clone(), ..Default::default() };
-        let mut stream = self.clients.session.clone().logs(request).await.context("reading the log")?.into_inner();
+        let mut stream =
+            self.clients.session.clone().logs(request).await.context("reading the log")?.into_inner();
         let mut entries = Vec::new();
         while let Some(entry) = stream.message().await.context("reading the log")? {
             entries.push(entry);
@@ -211,17 +217,27 @@ impl Workspace {
 
 /// Creates a secret in the default space, or gives it a new value.
 pub async fn put_secret(clients: &Clients, name: &str, value: &str) -> Result<()> {
-    let mut request =
-        CreateRequest { name: name.to_owned(), secret_data: value.as_bytes().to_vec().into(), ..Default::default() };
+    let mut request = CreateRequest {
+        name: name.to_owned(),
+        secret_data: value.as_bytes().to_vec().into(),
+        ..Default::default()
+    };
     request.set_kind(Kind::Secret);
     clients.control.clone().create(request).await.with_context(|| format!("creating secret {name}")).map(drop)
 }
 
 /// Creates a template in the default space.
 pub async fn put_template(clients: &Clients, name: &str, spec: &serde_json::Value) -> Result<()> {
-    let mut request = CreateRequest { name: name.to_owned(), spec_json: spec.to_string(), ..Default::default() };
+    let mut request =
+        CreateRequest { name: name.to_owned(), spec_json: spec.to_string(), ..Default::default() };
     request.set_kind(Kind::Template);
-    clients.control.clone().create(request).await.with_context(|| format!("creating template {name}")).map(drop)
+    clients
+        .control
+        .clone()
+        .create(request)
+        .await
+        .with_context(|| format!("creating template {name}"))
+        .map(drop)
 }
 
 pub fn env(pairs: &[(&str, &str)]) -> HashMap<String, String> {

@@ -1,0 +1,134 @@
+//! Looks for what a run left behind: mounts, cgroups, processes, network namespaces, sockets, directories.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use crate::{delegation, paths, process, user::User};
+
+/// Everything that the machine still holds of the test user's and of the fixtures'. Empty after a clean suite.
+pub fn anywhere(user: &User) -> Vec<String> {
+    let mut found = processes(user);
+    found.extend(cgroups(user));
+    found.extend(below(&paths::scratch()));
+    found.extend(directories());
+    found
+}
+
+/// Mounts and listening sockets below a directory, in any mount namespace.
+pub fn below(dir: &Path) -> Vec<String> {
+    let mut found = mounts(dir);
+    found.extend(sockets(dir));
+    found
+}
+
+/// Processes of the user, or of its subordinate ids.
+fn processes(user: &User) -> Vec<String> {
+    let text = fs::read_to_string("/etc/subuid").unwrap_or_default();
+    let mut ranges = subordinate(&text, user);
+    ranges.push((user.uid, 1));
+    let owned = |uid: u32| {
+        ranges.iter().any(|(start, count)| uid.checked_sub(*start).is_some_and(|nth| nth < *count))
+    };
+    process::processes()
+        .into_iter()
+        .filter(|pid| u32::try_from(*pid).is_ok_and(|pid| pid != std::process::id()))
+        .filter(|pid| uid_of(*pid).is_some_and(owned))
+        .map(|pid| {
+            format!(
+                "process {pid}: {}",
+                process::command_line(pid).unwrap_or_else(|| "(no command line)".into())
+            )
+        })
+        .collect()
+}
+
+fn uid_of(pid: i32) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("Uid:"))?.split_whitespace().next()?.parse().ok()
+}
+
+fn subordinate(text: &str, user: &User) -> Vec<(u32, u32)> {
+    text.lines()
+        .filter_map(|line| {
+            let mut fields = line.split(':');
+            let name = fields.next()?;
+            let (start, count) = (fields.next()?.parse().ok()?, fields.next()?.trim().parse().ok()?);
+            (name == user.name || name == user.uid.to_string()).then_some((start, count))
+        })
+        .collect()
+}
+
+/// Cgroups below the delegated subtrees, the supervisor's own leaf excepted.
+fn cgroups(user: &User) -> Vec<String> {
+    let mut found = Vec::new();
+    for subtree in delegation::subtrees(user.uid) {
+        let Ok(entries) = fs::read_dir(&subtree) else { continue };
+        let dirs = entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        found.extend(
+            dirs.filter(|entry| entry.file_name() != "supervisor")
+                .map(|entry| format!("cgroup {}", entry.path().display())),
+        );
+    }
+    found
+}
+
+/// Mounts whose line mentions the directory, as a mount point or as a layer, seen from any process; a network
+/// namespace that outlives its processes is a mount too.
+fn mounts(dir: &Path) -> Vec<String> {
+    let dir = dir.to_string_lossy().into_owned();
+    let mut seen = std::collections::BTreeSet::new();
+    let mut found = Vec::new();
+    for pid in process::processes() {
+        let Ok(namespace) = fs::read_link(format!("/proc/{pid}/ns/mnt")) else { continue };
+        if !seen.insert(namespace) {
+            continue;
+        }
+        let text = fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
+        found.extend(
+            text.lines()
+                .filter(|line| line.contains(&dir))
+                .map(|line| format!("mount of process {pid}: {line}")),
+        );
+    }
+    found
+}
+
+fn sockets(dir: &Path) -> Vec<String> {
+    let dir = dir.to_string_lossy().into_owned();
+    let text = fs::read_to_string("/proc/net/unix").unwrap_or_default();
+    text.lines()
+        .filter_map(|line| line.split_whitespace().nth(7))
+        .filter(|path| path.contains(&dir))
+        .map(|path| format!("socket {path}"))
+        .collect()
+}
+
+/// Fixture directories. Staged programs are a cache and stay.
+fn directories() -> Vec<String> {
+    let Ok(entries) = fs::read_dir(paths::scratch()) else { return Vec::new() };
+    let paths = entries.flatten().map(|entry| entry.path());
+    let kept = |path: &PathBuf| path.file_name().is_none_or(|name| name != "bin");
+    paths.filter(kept).map(|path| format!("directory {}", path.display())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_the_ranges_of_one_user() {
+        let user = User { name: "alice".into(), uid: 1000, gid: 1000, home: "/".into() };
+        let text = "bob:1:2\nalice:100000:65536\n1000:400000:10\nbroken\n";
+        assert_eq!(subordinate(text, &user), [(100_000, 65_536), (400_000, 10)]);
+    }
+
+    #[test]
+    fn finds_a_socket_by_its_directory() {
+        let dir = tempfile::tempdir().expect("a directory");
+        assert!(below(dir.path()).is_empty());
+        let _listener = std::os::unix::net::UnixListener::bind(dir.path().join("s")).expect("a socket");
+        assert_eq!(below(dir.path()).len(), 1);
+    }
+}
