@@ -1,0 +1,115 @@
+//! What the owner of a store decides: ids, limits, time limits, registries.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::registries::RegistriesConfig;
+
+/// The subordinate ids that image ids are stored as: image id `u` is owned by host id `uid_start + u`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdMap {
+    pub uid_start: u32,
+    pub uid_count: u32,
+    pub gid_start: u32,
+    pub gid_count: u32,
+}
+
+#[derive(Debug, Clone)]
+pub struct StoreConfig {
+    pub ids: IdMap,
+    /// The executable that is run as `EXE unpack` and calls [`crate::unpack_main`].
+    pub unpacker: PathBuf,
+    pub limits: Limits,
+    pub timeouts: Timeouts,
+    pub registries: RegistriesConfig,
+    /// Layers that are fetched and unpacked at the same time, over all pulls.
+    pub parallel_layers: usize,
+}
+
+impl StoreConfig {
+    pub fn new(ids: IdMap, unpacker: PathBuf) -> Self {
+        Self {
+            ids,
+            unpacker,
+            limits: Limits::default(),
+            timeouts: Timeouts::default(),
+            registries: RegistriesConfig::default(),
+            parallel_layers: 4,
+        }
+    }
+}
+
+/// What an image may cost. Each is a refusal that names the entry, never a truncation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct Limits {
+    /// Unpacked bytes of one layer, sparse files at their logical size.
+    pub layer_bytes: u64,
+    /// Unpacked bytes of all layers of one image.
+    pub image_bytes: u64,
+    /// Tar entries of one layer, the implied parent directories included.
+    pub layer_entries: u64,
+    pub path_length: usize,
+    pub name_length: usize,
+    pub path_depth: usize,
+    /// Decompressed to compressed bytes, once a layer has grown beyond `ratio_floor`.
+    pub ratio: u64,
+    pub ratio_floor: u64,
+    pub layers: usize,
+    pub manifest_bytes: usize,
+    pub config_bytes: usize,
+    /// One PAX header or GNU long name.
+    pub extension_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            layer_bytes: 64 << 30,
+            image_bytes: 128 << 30,
+            layer_entries: 2_000_000,
+            path_length: 4096,
+            name_length: 255,
+            path_depth: 256,
+            ratio: 500,
+            ratio_floor: 64 << 20,
+            layers: 128,
+            manifest_bytes: 4 << 20,
+            config_bytes: 4 << 20,
+            extension_bytes: 1 << 20,
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Timeouts {
+    pub connect: Duration,
+    /// Longest silence of a registry, before and within an answer.
+    pub idle: Duration,
+    /// Longest time for one manifest or configuration, each attempt.
+    pub document: Duration,
+    /// Longest time for one layer, download and unpacking together.
+    pub layer: Duration,
+    /// Longest time for a whole pull.
+    pub pull: Duration,
+    /// Attempts without progress before a step of a pull fails.
+    pub attempts: u32,
+    /// The first wait between attempts; doubles each time.
+    pub backoff: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(10),
+            idle: Duration::from_secs(30),
+            document: Duration::from_secs(60),
+            layer: Duration::from_secs(60 * 60),
+            pull: Duration::from_secs(2 * 60 * 60),
+            attempts: 4,
+            backoff: Duration::from_millis(250),
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! The directories of one workspace in every hierarchy: made, entered, killed, removed.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::probe::{Hierarchy, HierarchyKind};
+
+/// The two leaves below a workspace's directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leaf {
+    /// The outer container.
+    Keeper,
+    /// Everything inside: limits are here.
+    Box,
+}
+
+impl Leaf {
+    fn name(self) -> &'static str {
+        match self {
+            Leaf::Keeper => "keeper",
+            Leaf::Box => "box",
+        }
+    }
+}
+
+/// Where one workspace's cgroups are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CgroupPlan {
+    pub id: String,
+    pub hierarchies: Vec<Hierarchy>,
+    pub unified_mount: Option<PathBuf>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum CgroupError {
+    #[error("making cgroup {path}: {source}", path = path.display())]
+    Create { path: PathBuf, source: io::Error },
+    #[error("entering cgroup {path}: {source}", path = path.display())]
+    Enter { path: PathBuf, source: io::Error },
+    #[error("killing cgroup {path}: {source}", path = path.display())]
+    Kill { path: PathBuf, source: io::Error },
+    #[error("removing cgroup {path}: {source}", path = path.display())]
+    Remove { path: PathBuf, source: io::Error },
+}
+
+impl CgroupPlan {
+    /// A leaf's directory in one hierarchy.
+    pub fn dir(&self, hierarchy: &Hierarchy, leaf: Leaf) -> PathBuf {
+        hierarchy.base.join(&self.id).join(leaf.name())
+    }
+
+    /// The unified hierarchy's subtree, if it was delegated.
+    pub fn unified(&self) -> Option<&Hierarchy> {
+        self.hierarchies.iter().find(|h| matches!(h.kind, HierarchyKind::V2(_)))
+    }
+
+    /// Makes every directory, with the controllers of v2 enabled on the way down.
+    pub fn create(&self) -> Result<(), CgroupError> {
+        for hierarchy in &self.hierarchies {
+            let own = hierarchy.base.join(&self.id);
+            make(&own)?;
+            if let HierarchyKind::V2(controllers) = &hierarchy.kind {
+                for dir in [&hierarchy.base, &own] {
+                    enable(dir, controllers);
+                }
+            }
+            for leaf in [Leaf::Keeper, Leaf::Box] {
+                make(&self.dir(hierarchy, leaf))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves the calling process into a leaf of every hierarchy of which `select` says yes.
+    ///
+    /// The v2 hierarchy refuses when the caller comes from outside the delegated subtree; the result lists the
+    /// hierarchies where that happened, for a warning.
+    pub fn enter(
+        &self,
+        leaf: Leaf,
+        select: impl Fn(&HierarchyKind) -> bool,
+    ) -> Result<Vec<PathBuf>, CgroupError> {
+        let mut refused = Vec::new();
+        for hierarchy in self.hierarchies.iter().filter(|h| select(&h.kind)) {
+            let path = self.dir(hierarchy, leaf).join("cgroup.procs");
+            match fs::write(&path, "0") {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => refused.push(path),
+                Err(source) => return Err(CgroupError::Enter { path, source }),
+            }
+        }
+        Ok(refused)
+    }
+
+    /// Ends every process in the sandbox at once, where the kernel can (v2 `cgroup.kill`). False when it cannot.
+    pub fn kill(&self) -> Result<bool, CgroupError> {
+        let Some(unified) = self.unified() else { return Ok(false) };
+        let path = self.dir(unified, Leaf::Box).join("cgroup.kill");
+        match fs::write(&path, "1") {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(source) => Err(CgroupError::Kill { path, source }),
+        }
+    }
+
+    /// Removes every directory, the tenant's own below `box` included. Goes on after an error and tells the first.
+    pub fn remove(&self, timeout: Duration) -> Result<(), CgroupError> {
+        let deadline = Instant::now() + timeout;
+        let mut first = Ok(());
+        for hierarchy in &self.hierarchies {
+            let removed = remove_tree(&hierarchy.base.join(&self.id), 0, deadline);
+            if first.is_ok() {
+                first = removed;
+            }
+        }
+        first
+    }
+}
+
+fn make(dir: &Path) -> Result<(), CgroupError> {
+    match fs::create_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(source) => Err(CgroupError::Create { path: dir.to_owned(), source }),
+        Ok(()) => Ok(()),
+    }
+}
+
+/// Best effort, one by one: what cannot be enabled is missing from the leaf and becomes a warning.
+fn enable(dir: &Path, controllers: &[String]) {
+    for name in controllers {
+        let _ = fs::write(dir.join("cgroup.subtree_control"), format!("+{name}"));
+    }
+}
+
+/// Deeper trees than this are a tenant's mischief; their removal fails with the path.
+const MAX_DEPTH: usize = 64;
+
+fn remove_tree(dir: &Path, depth: usize, deadline: Instant) -> Result<(), CgroupError> {
+    let error = |source| CgroupError::Remove { path: dir.to_owned(), source };
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(error(e)),
+    };
+    if depth > MAX_DEPTH {
+        return Err(error(io::Error::other("nested too deeply")));
+    }
+    for entry in entries.flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_tree(&entry.path(), depth + 1, deadline)?;
+        }
+    }
+    loop {
+        match fs::remove_dir(dir) {
+            Ok(()) => return Ok(()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            // The last process is dead but not yet gone from the kernel's count, for which there is no event on v1.
+            Err(e) if e.raw_os_error() == Some(libc::EBUSY) && Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Err(e) => return Err(error(e)),
+        }
+    }
+}

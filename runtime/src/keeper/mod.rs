@@ -1,0 +1,161 @@
+//! The keeper: the restricted outer container, one process per running workspace.
+//!
+//! ```text
+//!  supervisor                     keeper                                     libcontainer's children
+//!      │── plan ────────────────────▶│ cgroups, unshare(user, mount, net)
+//!      │◀────────────── need maps ───│
+//!      │ newuidmap, newgidmap        │
+//!      │── mapped ──────────────────▶│ root of O
+//!      │                             │ user namespace I, sandbox netns, veth, nft ─▶ broker
+//!      │                             │ volume, overlay, binds on a private tmpfs
+//!      │                             │── create ───────────────────────────▶ init in I: mounts, pivot, waits
+//!      │                             │ rules in force?  start ─────────────▶ seccomp, execve(agent)
+//!      │◀──────────────── running ───│ serves keeper.sock; reaps init
+//!      │── kill ────────────────────▶│ cgroup.kill / SIGKILL of PID 1
+//!      │◀───────────────── exited ───│ ends
+//! ```
+//! It has one thread from beginning to end: libcontainer forks with a raw `clone3`. It outlives the supervisor; a new
+//! one finds it by its socket. The sandbox dies with it.
+
+mod inner;
+mod namespaces;
+mod outer;
+mod protocol;
+mod serve;
+
+use std::{
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+    process::ExitCode,
+};
+
+pub(crate) use protocol::{FromKeeper, PROTOCOL, ToKeeper};
+
+use crate::{SandboxPlan, sys};
+use protocol::{Connection, ProtocolError};
+
+/// The socket in the run directory that a supervisor connects to.
+pub(crate) const KEEPER_SOCKET: &str = "keeper.sock";
+/// The agent's socket in the run directory; its listener is the agent's descriptor 3.
+pub(crate) const AGENT_SOCKET: &str = "agent.sock";
+
+#[derive(Debug, thiserror::Error)]
+enum KeeperError {
+    #[error("talking to the supervisor: {0}")]
+    Protocol(#[from] ProtocolError),
+    #[error("the plan is refused: {0}")]
+    Plan(#[from] crate::PlanError),
+    #[error(transparent)]
+    Cgroup(#[from] crate::cgroup::CgroupError),
+    #[error(transparent)]
+    Namespaces(#[from] namespaces::NamespaceError),
+    #[error(transparent)]
+    Outer(#[from] outer::OuterError),
+    #[error(transparent)]
+    Gateway(#[from] crate::gateway::GatewayError),
+    #[error("registering with the egress broker: {0}")]
+    Broker(#[from] cordium_broker::RegisterError),
+    #[error(transparent)]
+    Inner(#[from] inner::InnerError),
+    #[error("watching the sandbox: {0}")]
+    Serve(std::io::Error),
+}
+
+/// The entry of `cordium-supervisor keeper`. Standard input is the supervisor's end of a socket pair.
+///
+/// Must be called before the process has a second thread.
+pub fn keeper_main() -> ExitCode {
+    let taken = outer::take_stdin().and_then(|channel| {
+        let slot = sys::only_stdio(channel.as_raw_fd(), inner::AGENT_FD)?;
+        Ok((channel, slot))
+    });
+    let (channel, agent_slot) = match taken {
+        Ok(taken) => taken,
+        Err(error) => {
+            tracing::error!(%error, "a keeper is started by the supervisor only");
+            return ExitCode::from(2);
+        }
+    };
+    let mut supervisor = Connection::new(channel);
+    match run(&mut supervisor, agent_slot) {
+        Ok(sandbox) => match serve::serve(sandbox, supervisor) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                tracing::error!(error = %KeeperError::Serve(error), "the keeper ends");
+                ExitCode::FAILURE
+            }
+        },
+        Err(error) => {
+            let message = message(&error);
+            tracing::error!(%message, "the sandbox could not be made");
+            // The supervisor may be gone; then nobody needs to know.
+            let _ = supervisor.send(&FromKeeper::Failed { message });
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(supervisor: &mut Connection, agent_slot: OwnedFd) -> Result<serve::Running, KeeperError> {
+    let plan = match supervisor.receive()? {
+        ToKeeper::Start(plan) => plan,
+        other => return Err(ProtocolError::Unexpected(format!("{other:?}")).into()),
+    };
+    plan.check()?;
+    let mut warnings = enter_cgroups(&plan)?;
+    let paths = outer::Paths::open(&plan)?;
+    namespaces::make_outer(supervisor)?;
+    outer::prepare_volume(&paths)?;
+    let sandbox = namespaces::make_inner()?;
+    let pending = crate::gateway::build(sandbox.network.as_fd())?;
+    let listeners = crate::gateway::listen()?;
+    let root = outer::mount_root(&plan, &paths)?;
+    let registration = cordium_broker::Registration {
+        workspace: plan.id.clone(),
+        gateway_v4: cordium_broker::GATEWAY_V4,
+        policy: plan.network.policy.clone(),
+        host_ports: plan.network.host_ports.clone(),
+    };
+    let egress = serve::Egress { socket: paths.broker_socket(), registration, listeners };
+    let registered = egress.register()?;
+    let created = inner::create(&plan, &root, &sandbox, &paths.agent_listener, agent_slot)?;
+    pending.finish()?;
+    let init = created.start()?;
+    warnings.dedup();
+    supervisor.send(&FromKeeper::Running {
+        protocol: PROTOCOL,
+        id: plan.id.clone(),
+        warnings: warnings.clone(),
+    })?;
+    let (listener, broker_dir) = paths.keep();
+    Ok(serve::Running { plan, warnings, init, egress, registered, listener, _broker_dir: broker_dir })
+}
+
+/// Makes the cgroups, puts the limits in force and moves in. Without a subtree the sandbox runs, with warnings.
+fn enter_cgroups(plan: &SandboxPlan) -> Result<Vec<String>, KeeperError> {
+    let Some(cgroup) = &plan.cgroup else {
+        return Ok(vec![
+            "cpu, memory and pids limits are not enforced: no delegated cgroup subtree".to_owned(),
+        ]);
+    };
+    cgroup.create()?;
+    let mut warnings = cgroup.apply(&plan.limits);
+    for refused in cgroup.enter(crate::cgroup::Leaf::Keeper, |_| true)? {
+        warnings.push(format!(
+            "cgroup {} could not be entered: the supervisor was started outside the delegated subtree",
+            refused.display()
+        ));
+    }
+    Ok(warnings)
+}
+
+fn message(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}

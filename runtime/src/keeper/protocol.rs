@@ -1,0 +1,90 @@
+//! What supervisor and keeper say to each other: one JSON document a line.
+
+use std::{
+    io::{self, BufRead, BufReader, Read, Write},
+    os::unix::net::UnixStream,
+};
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::SandboxPlan;
+
+/// Lets an old keeper live under a new supervisor. Raised with every change of these messages.
+pub(crate) const PROTOCOL: u32 = 1;
+
+/// The longest message, in bytes: a plan with 128 layers needs far less.
+pub(crate) const MAX_LINE: u64 = 1 << 20;
+
+#[derive(Debug, Serialize, Deserialize)]
+#[allow(clippy::large_enum_variant)]
+pub(crate) enum ToKeeper {
+    Start(SandboxPlan),
+    Mapped,
+    /// End every process in the sandbox now.
+    Kill,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) enum FromKeeper {
+    /// The outer user namespace waits for its id maps.
+    NeedMaps,
+    Failed {
+        message: String,
+    },
+    /// The agent has been executed. Also the first message on a later connection.
+    Running {
+        protocol: u32,
+        id: String,
+        warnings: Vec<String>,
+    },
+    /// PID 1 has ended; the keeper ends too.
+    Exited {
+        code: Option<i32>,
+        signal: Option<i32>,
+        oom_kills: u64,
+    },
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ProtocolError {
+    #[error("sending: {0}")]
+    Send(io::Error),
+    #[error("receiving: {0}")]
+    Receive(io::Error),
+    #[error("the other side closed the connection")]
+    Closed,
+    #[error("a message was not understood: {0}")]
+    Decode(#[from] serde_json::Error),
+    #[error("an unexpected message came: {0}")]
+    Unexpected(String),
+}
+
+/// The keeper's end, blocking.
+pub(crate) struct Connection {
+    reader: BufReader<UnixStream>,
+}
+
+impl Connection {
+    pub(crate) fn new(stream: UnixStream) -> Self {
+        Self { reader: BufReader::new(stream) }
+    }
+
+    pub(crate) fn stream(&self) -> &UnixStream {
+        self.reader.get_ref()
+    }
+
+    pub(crate) fn send(&mut self, message: &impl Serialize) -> Result<(), ProtocolError> {
+        let mut line = serde_json::to_vec(message)?;
+        line.push(b'\n');
+        self.reader.get_mut().write_all(&line).map_err(ProtocolError::Send)
+    }
+
+    pub(crate) fn receive<T: DeserializeOwned>(&mut self) -> Result<T, ProtocolError> {
+        let mut line = Vec::new();
+        self.reader.by_ref().take(MAX_LINE).read_until(b'\n', &mut line).map_err(ProtocolError::Receive)?;
+        match line.last() {
+            Some(b'\n') => Ok(serde_json::from_slice(&line)?),
+            _ => Err(ProtocolError::Closed),
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! After the start: reap the sandbox, answer supervisors, stay registered with the broker. One thread, one `poll`.
+
+use std::{
+    io::{self, Read, Write},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::net::{UnixListener, UnixStream},
+    },
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use cordium_broker::{RegisterError, Registered, Registration};
+use nix::{
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::wait::{WaitStatus, waitpid},
+};
+use rustix::process::{Signal, pidfd_send_signal};
+
+use super::{
+    inner::Init,
+    protocol::{Connection, FromKeeper, PROTOCOL, ToKeeper},
+};
+use crate::{SandboxPlan, cgroup, gateway::Listeners};
+
+/// Connections beyond this are closed at once: a node has one supervisor, sometimes two while one takes over.
+const MAX_CONNECTIONS: usize = 8;
+/// What the agent may write to the keeper's log altogether.
+const MAX_LOG: usize = 256 << 10;
+const RETRY: Duration = Duration::from_millis(200);
+
+/// The gateway's sockets and how to hand them to a broker again when it was restarted.
+pub(crate) struct Egress {
+    pub(crate) socket: PathBuf,
+    pub(crate) registration: Registration,
+    pub(crate) listeners: Listeners,
+}
+
+impl Egress {
+    pub(crate) fn register(&self) -> Result<Registered, RegisterError> {
+        let clone = |fd: &OwnedFd| fd.try_clone().map_err(RegisterError::Send);
+        cordium_broker::register(
+            &self.socket,
+            &self.registration,
+            clone(&self.listeners.tcp)?,
+            clone(&self.listeners.udp_dns)?,
+            clone(&self.listeners.tcp_dns)?,
+        )
+    }
+}
+
+/// A sandbox whose agent runs.
+pub(crate) struct Running {
+    pub(crate) plan: SandboxPlan,
+    pub(crate) warnings: Vec<String>,
+    pub(crate) init: Init,
+    pub(crate) egress: Egress,
+    pub(crate) registered: Registered,
+    pub(crate) listener: UnixListener,
+    /// `egress.socket` is a path through this descriptor.
+    pub(crate) _broker_dir: OwnedFd,
+}
+
+/// Serves until PID 1 has ended, tells everyone who is connected, and returns.
+pub(crate) fn serve(running: Running, supervisor: Connection) -> io::Result<()> {
+    running.listener.set_nonblocking(true)?;
+    let Running { plan, warnings, init, egress, registered, listener, _broker_dir } = running;
+    let mut keeper = Keeper {
+        hello: FromKeeper::Running { protocol: PROTOCOL, id: plan.id.clone(), warnings },
+        plan,
+        connections: vec![supervisor],
+        log: Some(std::fs::File::from(init.log)),
+        log_left: MAX_LOG,
+        registered: Some(registered),
+        retry_at: None,
+        egress,
+        listener,
+        pidfd: init.pidfd,
+    };
+    while !keeper.turn()? {}
+    let (code, signal) = match waitpid(init.pid, None) {
+        Ok(WaitStatus::Exited(_, code)) => (Some(code), None),
+        Ok(WaitStatus::Signaled(_, signal, _)) => (None, Some(signal as i32)),
+        _ => (None, None),
+    };
+    let oom_kills = keeper.plan.cgroup.as_ref().map_or(0, |plan| cgroup::stats(plan).oom_kills);
+    for connection in &mut keeper.connections {
+        let _ = connection.send(&FromKeeper::Exited { code, signal, oom_kills });
+    }
+    Ok(())
+}
+
+struct Keeper {
+    plan: SandboxPlan,
+    hello: FromKeeper,
+    connections: Vec<Connection>,
+    log: Option<std::fs::File>,
+    log_left: usize,
+    egress: Egress,
+    registered: Option<Registered>,
+    retry_at: Option<Instant>,
+    listener: UnixListener,
+    pidfd: OwnedFd,
+}
+
+impl Keeper {
+    /// Waits for one round of events. True when PID 1 has ended.
+    fn turn(&mut self) -> io::Result<bool> {
+        let ready = {
+            let mut fds = vec![watch(self.pidfd.as_fd()), watch(self.listener.as_fd())];
+            fds.extend(self.connections.iter().map(|connection| watch(connection.stream().as_fd())));
+            fds.extend(self.log.iter().map(|log| watch(log.as_fd())));
+            fds.extend(self.registered.iter().map(|registered| watch(registered.as_fd())));
+            match poll(&mut fds, self.timeout()) {
+                Ok(_) => {}
+                Err(nix::Error::EINTR) => return Ok(false),
+                Err(error) => return Err(error.into()),
+            }
+            fds.iter().map(|fd| fd.revents().is_some_and(|events| !events.is_empty())).collect::<Vec<_>>()
+        };
+        let mut ready = ready.into_iter();
+        let mut next = || ready.next().unwrap_or(false);
+        let exited = next();
+        let accept = next();
+        let heard: Vec<bool> = self.connections.iter().map(|_| next()).collect();
+        let logged = self.log.is_some() && next();
+        let broker_gone = self.registered.is_some() && next();
+        if logged {
+            self.copy_log();
+        }
+        if exited {
+            return Ok(true);
+        }
+        self.answer(&heard);
+        if accept {
+            self.accept();
+        }
+        if broker_gone {
+            tracing::warn!("the egress broker is gone; nothing leaves until it is back");
+            self.registered = None;
+            self.retry_at = Some(Instant::now());
+        }
+        self.register_again();
+        Ok(false)
+    }
+
+    fn timeout(&self) -> PollTimeout {
+        self.retry_at.map_or(PollTimeout::NONE, |at| {
+            let left = at.saturating_duration_since(Instant::now());
+            PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
+        })
+    }
+
+    fn register_again(&mut self) {
+        if self.retry_at.is_none_or(|at| at > Instant::now()) {
+            return;
+        }
+        match self.egress.register() {
+            Ok(registered) => {
+                self.registered = Some(registered);
+                self.retry_at = None;
+            }
+            Err(_) => self.retry_at = Some(Instant::now() + RETRY),
+        }
+    }
+
+    fn accept(&mut self) {
+        let Ok((stream, _)) = self.listener.accept() else { return };
+        if self.connections.len() < MAX_CONNECTIONS
+            && let Some(mut connection) = greet(stream)
+            && connection.send(&self.hello).is_ok()
+        {
+            self.connections.push(connection);
+        }
+    }
+
+    fn answer(&mut self, heard: &[bool]) {
+        let mut kill = false;
+        let mut index = 0;
+        self.connections.retain_mut(|connection| {
+            let has_message = heard.get(index).copied().unwrap_or(false);
+            index += 1;
+            if !has_message {
+                return true;
+            }
+            match connection.receive() {
+                Ok(ToKeeper::Kill) => {
+                    kill = true;
+                    true
+                }
+                Ok(_) | Err(_) => false,
+            }
+        });
+        if kill {
+            self.kill();
+        }
+    }
+
+    /// PID 1's end takes its whole pid namespace with it; `cgroup.kill` first, because it needs no cooperation from
+    /// a PID 1 that is stuck in the kernel.
+    fn kill(&self) {
+        if let Some(Err(error)) = self.plan.cgroup.as_ref().map(cgroup::CgroupPlan::kill) {
+            tracing::warn!(%error, "falling back to killing PID 1");
+        }
+        if let Err(error) = pidfd_send_signal(&self.pidfd, Signal::KILL)
+            && error != rustix::io::Errno::SRCH
+        {
+            tracing::error!(%error, "killing PID 1 of the sandbox");
+        }
+    }
+
+    /// The agent's standard error is a pipe to us, not the log itself: what runs inside could get hold of it.
+    fn copy_log(&mut self) {
+        let mut buffer = [0; 4096];
+        match self.log.as_mut().map(|log| log.read(&mut buffer)) {
+            Some(Ok(read)) if read > 0 => {
+                let kept = read.min(self.log_left);
+                self.log_left -= kept;
+                let _ = io::stderr().write_all(&buffer[..kept]);
+            }
+            _ => self.log = None,
+        }
+    }
+}
+
+fn watch(fd: BorrowedFd<'_>) -> PollFd<'_> {
+    PollFd::new(fd, PollFlags::POLLIN)
+}
+
+/// Takes a connection from our own user only, and never waits long for it.
+fn greet(stream: UnixStream) -> Option<Connection> {
+    let peer = rustix::net::sockopt::socket_peercred(&stream).ok()?;
+    // Seen from O, the supervisor's user is 0, as we are.
+    if peer.uid != rustix::process::geteuid() {
+        return None;
+    }
+    stream.set_nonblocking(false).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(1))).ok()?;
+    stream.set_write_timeout(Some(Duration::from_secs(1))).ok()?;
+    Some(Connection::new(stream))
+}

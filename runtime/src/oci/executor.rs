@@ -1,0 +1,75 @@
+//! The last steps inside the container, which libcontainer leaves to its caller: seccomp, then `execve`.
+
+use std::ffi::CString;
+
+use caps::{CapSet, Capability};
+use libcontainer::workload::{Executor, ExecutorError, ExecutorValidationError};
+use oci_spec::runtime::Spec;
+use seccompiler::BpfProgram;
+
+use crate::sys;
+
+/// Becomes the agent, under the sandbox's seccomp filter.
+#[derive(Clone)]
+pub struct AgentExecutor {
+    filter: BpfProgram,
+    /// What the agent must not keep although loading the filter needed it.
+    drop: Vec<Capability>,
+}
+
+impl AgentExecutor {
+    pub fn new(filter: BpfProgram, drop: Vec<Capability>) -> Self {
+        Self { filter, drop }
+    }
+
+    fn drop_capabilities(&self) -> Result<(), caps::errors::CapsError> {
+        for &capability in &self.drop {
+            for set in
+                [CapSet::Ambient, CapSet::Bounding, CapSet::Inheritable, CapSet::Effective, CapSet::Permitted]
+            {
+                caps::drop(None, set, capability)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Executor for AgentExecutor {
+    fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
+        let args = spec.process().as_ref().and_then(|process| process.args().as_ref());
+        let args = args
+            .ok_or(ExecutorError::InvalidArg)?
+            .iter()
+            .map(|arg| c_string(arg))
+            .collect::<Result<Vec<_>, _>>()?;
+        let env = std::env::vars()
+            .map(|(key, value)| c_string(&format!("{key}={value}")))
+            .collect::<Result<Vec<_>, _>>()?;
+        let program = args.first().ok_or(ExecutorError::InvalidArg)?;
+        let step =
+            |what: &str, error: &dyn std::fmt::Display| ExecutorError::Other(format!("{what}: {error}"));
+        sys::die_with_parent().map_err(|e| step("binding the sandbox's life to its keeper", &e))?;
+        sys::load_seccomp(&self.filter).map_err(|e| step("loading the seccomp filter", &e))?;
+        self.drop_capabilities().map_err(|e| step("dropping capabilities", &e))?;
+        match nix::unistd::execve(program, &args, &env) {
+            Err(error) => Err(step("executing the agent", &error)),
+        }
+    }
+
+    fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
+        let has_args = spec
+            .process()
+            .as_ref()
+            .and_then(|process| process.args().as_ref())
+            .is_some_and(|args| !args.is_empty());
+        if has_args {
+            Ok(())
+        } else {
+            Err(ExecutorValidationError::ArgValidationError("no program to run".to_owned()))
+        }
+    }
+}
+
+fn c_string(text: &str) -> Result<CString, ExecutorError> {
+    CString::new(text).map_err(|_| ExecutorError::InvalidArg)
+}

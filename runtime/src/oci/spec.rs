@@ -1,0 +1,219 @@
+//! Plan to OCI spec, as a pure function.
+//!
+//! Every source path lies below the keeper's private tmpfs, which the inner user namespace can walk; the node's own
+//! directories (mode 0700 of the supervisor's user) it cannot.
+
+use std::{
+    collections::HashSet,
+    path::{Path, PathBuf},
+};
+
+use oci_spec::{
+    OciSpecError,
+    runtime::{
+        Capability, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxNamespace, LinuxNamespaceBuilder,
+        LinuxNamespaceType, Mount, MountBuilder, PosixRlimitBuilder, PosixRlimitType, ProcessBuilder,
+        RootBuilder, Spec, SpecBuilder, UserBuilder,
+    },
+};
+
+use crate::SandboxPlan;
+
+/// Where the agent is in every sandbox, on a tmpfs of ours that hides whatever the image has there.
+pub const AGENT_PATH: &str = "/run/cordium/bin/cordium-agent";
+
+/// What the keeper prepared for the inner container.
+#[derive(Debug, Clone)]
+pub struct InnerPaths {
+    pub rootfs: PathBuf,
+    /// User and network namespaces, already made: `/proc/<keeper>/fd/<n>`.
+    pub user_namespace: PathBuf,
+    pub network_namespace: PathBuf,
+    /// (source below the private tmpfs, target in the sandbox).
+    pub binds: Vec<(PathBuf, PathBuf)>,
+    /// Below the unified hierarchy.
+    pub cgroups_path: PathBuf,
+    /// Whether a fresh sysfs may be mounted; otherwise the node's is bound read-only.
+    pub fresh_sysfs: bool,
+    pub cgroup_mount: bool,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum SpecError {
+    #[error("building the OCI spec: {0}")]
+    Build(#[from] OciSpecError),
+    #[error("unknown capability {0:?}")]
+    Capability(String),
+}
+
+/// The OCI spec of the inner container.
+pub fn build(plan: &SandboxPlan, paths: &InnerPaths) -> Result<Spec, SpecError> {
+    let user = UserBuilder::default().uid(0_u32).gid(0_u32).build()?;
+    let mut env = vec![
+        "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned(),
+        "HOME=/root".to_owned(),
+        "CORDIUM_AGENT_FD=3".to_owned(),
+    ];
+    env.extend(plan.env.iter().map(|(key, value)| format!("{key}={value}")));
+    let process = ProcessBuilder::default()
+        .terminal(false)
+        .user(user)
+        .args(vec![AGENT_PATH.to_owned()])
+        .env(env)
+        .cwd("/")
+        .capabilities(capabilities(&plan.capabilities)?)
+        .rlimits(vec![
+            PosixRlimitBuilder::default()
+                .typ(PosixRlimitType::RlimitNofile)
+                .soft(nofile())
+                .hard(nofile())
+                .build()?,
+        ])
+        .no_new_privileges(false)
+        .build()?;
+    let linux = LinuxBuilder::default()
+        .namespaces(namespaces(paths)?)
+        .cgroups_path(paths.cgroups_path.clone())
+        .masked_paths(Vec::<String>::new())
+        .readonly_paths(Vec::<String>::new())
+        .rootfs_propagation("private")
+        .build()?;
+    Ok(SpecBuilder::default()
+        .version("1.2.0")
+        .root(RootBuilder::default().path(paths.rootfs.clone()).readonly(false).build()?)
+        .hostname(plan.hostname.clone())
+        .process(process)
+        .mounts(mounts(paths)?)
+        .linux(linux)
+        .build()?)
+}
+
+/// The most open files that we may promise: what the keeper itself was given.
+fn nofile() -> u64 {
+    nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).map_or(1024, |(_, hard)| hard)
+}
+
+/// All sets alike: bounding is what counts, the rest makes root's effective. CAP_SYS_ADMIN is always among them,
+/// because loading the seccomp filter needs it; the executor drops it again if the plan does not have it.
+fn capabilities(names: &[String]) -> Result<oci_spec::runtime::LinuxCapabilities, SpecError> {
+    let mut set = HashSet::from([Capability::SysAdmin]);
+    for name in names {
+        let short = name.trim_start_matches("CAP_").to_owned();
+        set.insert(
+            serde_json::from_value(serde_json::Value::String(format!("CAP_{short}")))
+                .map_err(|_| SpecError::Capability(name.clone()))?,
+        );
+    }
+    Ok(LinuxCapabilitiesBuilder::default()
+        .bounding(set.clone())
+        .effective(set.clone())
+        .permitted(set)
+        .inheritable(HashSet::new())
+        .ambient(HashSet::new())
+        .build()?)
+}
+
+fn namespaces(paths: &InnerPaths) -> Result<Vec<LinuxNamespace>, OciSpecError> {
+    let new = |typ| LinuxNamespaceBuilder::default().typ(typ).build();
+    let join = |typ, path: &Path| LinuxNamespaceBuilder::default().typ(typ).path(path).build();
+    Ok(vec![
+        join(LinuxNamespaceType::User, &paths.user_namespace)?,
+        join(LinuxNamespaceType::Network, &paths.network_namespace)?,
+        new(LinuxNamespaceType::Pid)?,
+        new(LinuxNamespaceType::Ipc)?,
+        new(LinuxNamespaceType::Uts)?,
+        new(LinuxNamespaceType::Mount)?,
+        new(LinuxNamespaceType::Cgroup)?,
+    ])
+}
+
+fn mounts(paths: &InnerPaths) -> Result<Vec<Mount>, OciSpecError> {
+    let mount = |target: &Path, kind: &str, source: &Path, options: &[&str]| {
+        MountBuilder::default()
+            .destination(target)
+            .typ(kind)
+            .source(source)
+            .options(options.iter().map(|option| (*option).to_owned()).collect::<Vec<_>>())
+            .build()
+    };
+    let fs =
+        |target: &str, kind: &str, options: &[&str]| mount(Path::new(target), kind, Path::new(kind), options);
+    let mut mounts = vec![
+        fs("/proc", "proc", &["nosuid", "nodev", "noexec"])?,
+        fs("/dev", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"])?,
+        fs(
+            "/dev/pts",
+            "devpts",
+            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+        )?,
+        fs("/dev/shm", "tmpfs", &["nosuid", "nodev", "mode=1777", "size=50%"])?,
+        fs("/dev/mqueue", "mqueue", &["nosuid", "nodev", "noexec"])?,
+    ];
+    mounts.push(if paths.fresh_sysfs {
+        fs("/sys", "sysfs", &["nosuid", "nodev", "noexec", "ro"])?
+    } else {
+        mount(Path::new("/sys"), "bind", Path::new("/sys"), &["rbind", "ro"])?
+    });
+    if paths.cgroup_mount {
+        mounts.push(fs("/sys/fs/cgroup", "cgroup", &["nosuid", "nodev", "noexec"])?);
+    }
+    mounts.push(fs("/run/cordium", "tmpfs", &["nosuid", "nodev", "mode=755", "size=1m"])?);
+    for (source, target) in &paths.binds {
+        mounts.push(mount(target, "bind", source, &["bind"])?);
+    }
+    Ok(mounts)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::plan::tests::plan;
+
+    fn paths() -> InnerPaths {
+        InnerPaths {
+            rootfs: "/tmp/rootfs".into(),
+            user_namespace: "/proc/1/fd/4".into(),
+            network_namespace: "/proc/1/fd/5".into(),
+            binds: vec![("/tmp/bind/0".into(), "/workspace".into())],
+            cgroups_path: "/c/x/box".into(),
+            fresh_sysfs: true,
+            cgroup_mount: true,
+        }
+    }
+
+    #[test]
+    fn every_namespace_is_its_own() {
+        let spec = build(&plan(), &paths()).unwrap();
+        let namespaces = spec.linux().as_ref().unwrap().namespaces().clone().unwrap();
+        assert_eq!(namespaces.len(), 7);
+        let joined = namespaces.iter().filter(|ns| ns.path().is_some()).count();
+        assert_eq!(joined, 2);
+    }
+
+    #[test]
+    fn capabilities_are_the_plans_and_ptrace_is_not_among_them() {
+        let spec = build(&plan(), &paths()).unwrap();
+        let caps = spec.process().as_ref().unwrap().capabilities().clone().unwrap();
+        let bounding = caps.bounding().clone().unwrap();
+        assert!(bounding.contains(&Capability::NetAdmin) && bounding.contains(&Capability::NetRaw));
+        assert!(!bounding.contains(&Capability::SysPtrace));
+        assert!(caps.ambient().clone().unwrap().is_empty());
+    }
+
+    #[test]
+    fn the_spec_survives_a_round_trip() {
+        let spec = build(&plan(), &paths()).unwrap();
+        let again: Spec = serde_json::from_str(&serde_json::to_string(&spec).unwrap()).unwrap();
+        assert_eq!(spec, again);
+    }
+
+    #[test]
+    fn binds_come_after_the_file_systems_that_hold_them() {
+        let mounts = mounts(&paths()).unwrap();
+        let position =
+            |target: &str| mounts.iter().position(|m| m.destination() == Path::new(target)).unwrap();
+        assert!(position("/dev") < position("/dev/pts"));
+        assert!(position("/run/cordium") < position("/workspace"));
+    }
+}
