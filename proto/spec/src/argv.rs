@@ -12,7 +12,8 @@ pub fn split_command(text: &str) -> Option<Vec<String>> {
     } else {
         split_words(text)?
     };
-    let sound = words.first().is_some_and(|word| !word.is_empty()) && words.iter().all(|word| !word.contains('\0'));
+    let sound =
+        words.first().is_some_and(|word| !word.is_empty()) && words.iter().all(|word| !word.contains('\0'));
     sound.then_some(words)
 }
 

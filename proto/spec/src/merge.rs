@@ -7,7 +7,10 @@ pub(crate) fn merge(template: &TemplateSpec, workspace: &WorkspaceSpec) -> Works
     WorkspaceSpec {
         image: workspace.image.clone().or_else(|| template.image.clone()),
         repository: repository(template.repository.as_ref(), workspace.repository.as_ref()),
-        additional_repositories: append(&template.additional_repositories, &workspace.additional_repositories),
+        additional_repositories: append(
+            &template.additional_repositories,
+            &workspace.additional_repositories,
+        ),
         applications: workspace.applications.clone(),
         limit: workspace.limit.or(template.limit),
         vars: append(&template.vars, &workspace.vars),

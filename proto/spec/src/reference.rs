@@ -41,7 +41,11 @@ impl FromStr for ImageUrl {
             return Ok(Self::OciLayout { dir: dir.into(), tag: tag.map(str::to_string) });
         }
         if let Some(file) = text.strip_prefix("docker-archive:") {
-            return if file.is_empty() { Err(ImageUrlError) } else { Ok(Self::DockerArchive { file: file.into() }) };
+            return if file.is_empty() {
+                Err(ImageUrlError)
+            } else {
+                Ok(Self::DockerArchive { file: file.into() })
+            };
         }
         if is_reference(text) { Ok(Self::Registry(text.to_string())) } else { Err(ImageUrlError) }
     }
@@ -121,9 +125,31 @@ mod tests {
             assert_eq!(good.parse::<ImageUrl>().unwrap(), ImageUrl::Registry(good.into()));
         }
         for bad in [
-            "", " alpine", "Alpine", "alpine:", "alpine:-x", "a//b", "/a", "a/", "https://example.org/x",
-            "docker://alpine", "a..b", "a___b", "-a", "a@sha256:00", "a@md5:00", "a:1:2", "localhost:99999/x",
-            "localhost:0/x", "exa mple.org/x", "user@example.org/x", "a\nb", "file:/etc/passwd", "..", "../x", "a\0",
+            "",
+            " alpine",
+            "Alpine",
+            "alpine:",
+            "alpine:-x",
+            "a//b",
+            "/a",
+            "a/",
+            "https://example.org/x",
+            "docker://alpine",
+            "a..b",
+            "a___b",
+            "-a",
+            "a@sha256:00",
+            "a@md5:00",
+            "a:1:2",
+            "localhost:99999/x",
+            "localhost:0/x",
+            "exa mple.org/x",
+            "user@example.org/x",
+            "a\nb",
+            "file:/etc/passwd",
+            "..",
+            "../x",
+            "a\0",
             "ex_ample.org:5000/x",
         ] {
             assert!(bad.parse::<ImageUrl>().is_err(), "{bad:?}");
@@ -132,7 +158,8 @@ mod tests {
 
     #[test]
     fn layouts_and_archives_have_paths() {
-        let layout = |dir: &str, tag: Option<&str>| ImageUrl::OciLayout { dir: dir.into(), tag: tag.map(Into::into) };
+        let layout =
+            |dir: &str, tag: Option<&str>| ImageUrl::OciLayout { dir: dir.into(), tag: tag.map(Into::into) };
         assert_eq!("oci:/srv/base".parse(), Ok(layout("/srv/base", None)));
         assert_eq!("oci:/srv/base:v1".parse(), Ok(layout("/srv/base", Some("v1"))));
         assert_eq!("oci:/srv/a:b/base".parse(), Ok(layout("/srv/a:b/base", None)));

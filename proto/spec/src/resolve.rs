@@ -52,7 +52,8 @@ pub fn resolve(
     raw.extend(run_vars.clone());
     let mut vars = Vars::new(&raw)?;
     substitute::spec(&mut spec, &mut vars)?;
-    spec.vars = vars.values().iter().map(|(name, value)| Var { name: name.clone(), value: value.clone() }).collect();
+    spec.vars =
+        vars.values().iter().map(|(name, value)| Var { name: name.clone(), value: value.clone() }).collect();
 
     normalize::runtime(&mut spec.runtime);
     validate::validate_resolved(&spec).map_err(|error| vars.explain(error))?;
@@ -93,14 +94,21 @@ fn unsupported(path: &str, what: &str, instead: &str) -> SpecError {
 /// The name of every Secret that the spec uses.
 pub fn secret_names(spec: &WorkspaceSpec) -> BTreeSet<String> {
     let registry = match &spec.image {
-        Some(ImageSource::Registry(image)) => image.authentication.as_ref().map(|auth| &auth.password.from_secret),
+        Some(ImageSource::Registry(image)) => {
+            image.authentication.as_ref().map(|auth| &auth.password.from_secret)
+        }
         _ => None,
     };
     let additional = spec.additional_repositories.iter().map(|additional| &additional.repository);
     let repositories = spec.repository.iter().chain(additional);
     let passwords = repositories.filter_map(|repository| repository.authentication.as_ref());
     let env = spec.runtime.env_vars.iter().filter_map(|env| env.from_secret.as_ref());
-    registry.into_iter().chain(passwords.map(|auth| &auth.http.password.from_secret)).chain(env).cloned().collect()
+    registry
+        .into_iter()
+        .chain(passwords.map(|auth| &auth.http.password.from_secret))
+        .chain(env)
+        .cloned()
+        .collect()
 }
 
 #[cfg(test)]

@@ -86,7 +86,12 @@ impl Vars {
         if let Some(start) = path.iter().position(|open| *open == name) {
             path.push(name);
             let cycle = path[start..].join(" → ");
-            return Err(SpecError::new(format!("vars.{name}"), format!("was part of a cycle: {cycle}; allowed: values that do not lead back to their own variable")));
+            return Err(SpecError::new(
+                format!("vars.{name}"),
+                format!(
+                    "was part of a cycle: {cycle}; allowed: values that do not lead back to their own variable"
+                ),
+            ));
         }
         let Some(value) = raw.get(name) else { return Ok(()) };
         path.push(name);
@@ -126,7 +131,10 @@ impl Vars {
                 },
             }
             if self.written + done.len() > MAX_TOTAL {
-                return Err(SpecError::new(at(), "variables made the spec grow by more than 1 MiB; allowed: less"));
+                return Err(SpecError::new(
+                    at(),
+                    "variables made the spec grow by more than 1 MiB; allowed: less",
+                ));
             }
         }
         self.written += done.len();
@@ -140,11 +148,17 @@ impl Vars {
 
     /// Adds to an error about a field which of its variables were not set.
     pub(crate) fn explain(&self, mut error: SpecError) -> SpecError {
-        let mut missing: Vec<_> =
-            self.unknown.iter().filter(|(path, _)| *path == error.path).map(|(_, name)| quote(name)).collect();
+        let mut missing: Vec<_> = self
+            .unknown
+            .iter()
+            .filter(|(path, _)| *path == error.path)
+            .map(|(_, name)| quote(name))
+            .collect();
         missing.dedup();
         if !missing.is_empty() {
-            error.message.push_str(&format!("; variables that were not set and so are empty: {}", missing.join(", ")));
+            error
+                .message
+                .push_str(&format!("; variables that were not set and so are empty: {}", missing.join(", ")));
         }
         error
     }
@@ -187,13 +201,20 @@ mod tests {
 
     #[test]
     fn values_use_other_values_and_are_not_scanned_again() {
-        assert_eq!(replaced("${{vars.C}}", &[("A", "x"), ("B", "${{vars.A}}y"), ("C", "${{vars.B}}z${{vars.B}}")]), "xyzxy");
-        assert_eq!(replaced("${{vars.A}}", &[("A", "$${{vars.B}}"), ("B", "{{vars.C}}"), ("C", "no")]), "${{vars.C}}");
+        assert_eq!(
+            replaced("${{vars.C}}", &[("A", "x"), ("B", "${{vars.A}}y"), ("C", "${{vars.B}}z${{vars.B}}")]),
+            "xyzxy"
+        );
+        assert_eq!(
+            replaced("${{vars.A}}", &[("A", "$${{vars.B}}"), ("B", "{{vars.C}}"), ("C", "no")]),
+            "${{vars.C}}"
+        );
     }
 
     #[test]
     fn a_cycle_is_shown() {
-        let error = Vars::new(&map(&[("A", "${{vars.B}}"), ("B", "${{vars.C}}"), ("C", "${{ vars.B }}")])).unwrap_err();
+        let error = Vars::new(&map(&[("A", "${{vars.B}}"), ("B", "${{vars.C}}"), ("C", "${{ vars.B }}")]))
+            .unwrap_err();
         assert_eq!(error.path, "vars.B");
         assert!(error.message.contains("B → C → B"), "{error}");
         assert!(Vars::new(&map(&[("A", "${{vars.A}}")])).unwrap_err().message.contains("A → A"));
@@ -209,7 +230,8 @@ mod tests {
         assert!(error.message.contains("16384 bytes"), "{error}");
 
         let mut vars = Vars::new(&map(&[("A", &"x".repeat(10_000))])).unwrap();
-        let result = (0..200).try_for_each(|_| vars.substitute(&mut "${{vars.A}}".to_string(), || "spec".into()));
+        let result =
+            (0..200).try_for_each(|_| vars.substitute(&mut "${{vars.A}}".to_string(), || "spec".into()));
         assert!(result.unwrap_err().message.contains("1 MiB"));
     }
 

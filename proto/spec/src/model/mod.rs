@@ -12,8 +12,8 @@ mod timeout;
 mod workspace;
 
 pub use image::{
-    DevcontainerBuild, DockerfileImage, GitImage, ImageSource, RegistryAuthentication, RegistryImage, RepositoryDockerfile,
-    RepositoryImage,
+    DevcontainerBuild, DockerfileImage, GitImage, ImageSource, RegistryAuthentication, RegistryImage,
+    RepositoryDockerfile, RepositoryImage,
 };
 pub use limit::{Cpu, EffectiveLimit, Limit, Size};
 pub use network::{DefaultAction, Egress, EgressRule, Network, RuleAction};
@@ -21,8 +21,8 @@ pub use repository::{
     AdditionalRepository, CloneOptions, HttpAuthentication, Repository, RepositoryAuthentication, SecretRef,
 };
 pub use runtime::{
-    Capabilities, Devcontainers, EnvVar, Feature, Filesystem, KeyValue, ObjectRef, RunTimeout, Runtime, TimeoutMode,
-    VolumeMount,
+    Capabilities, Devcontainers, EnvVar, Feature, Filesystem, KeyValue, ObjectRef, RunTimeout, Runtime,
+    TimeoutMode, VolumeMount,
 };
 pub use space::{Authorization, SpaceLimit, SpaceRuntime, SpaceSpec};
 pub use task::{OnFailure, Task, TaskType};

@@ -48,11 +48,7 @@ impl FromStr for Timeout {
             let part = number.checked_mul(*factor).ok_or(TimeoutError)?;
             total = total.checked_add(part).ok_or(TimeoutError)?;
         }
-        if (1..=MAX_MS).contains(&total) {
-            Ok(Self(Duration::from_millis(total)))
-        } else {
-            Err(TimeoutError)
-        }
+        if (1..=MAX_MS).contains(&total) { Ok(Self(Duration::from_millis(total))) } else { Err(TimeoutError) }
     }
 }
 
@@ -121,8 +117,24 @@ mod tests {
     #[test]
     fn other_text_is_refused() {
         for text in [
-            "", "5", "s", "0s", "-1s", "1.5h", "5 m", "5m ", "1s1m", "1m1m", "25h", "24h1ms", "5M", "5min", "+5s",
-            "99999999999999999999s", "18446744073709551615h", "५s",
+            "",
+            "5",
+            "s",
+            "0s",
+            "-1s",
+            "1.5h",
+            "5 m",
+            "5m ",
+            "1s1m",
+            "1m1m",
+            "25h",
+            "24h1ms",
+            "5M",
+            "5min",
+            "+5s",
+            "99999999999999999999s",
+            "18446744073709551615h",
+            "५s",
         ] {
             assert!(text.parse::<Timeout>().is_err(), "{text}");
         }

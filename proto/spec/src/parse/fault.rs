@@ -61,7 +61,9 @@ fn in_words(expected: &str) -> String {
         "u16" => "a whole number from 1 to 65535".into(),
         "u32" | "u64" => "a whole number, not negative".into(),
         other if other.starts_with("struct ") => "a mapping".into(),
-        other if other.starts_with("enum ") || other.ends_with("variant") => "a mapping with exactly one field".into(),
+        other if other.starts_with("enum ") || other.ends_with("variant") => {
+            "a mapping with exactly one field".into()
+        }
         other => other.into(),
     }
 }
@@ -74,11 +76,14 @@ impl Fault {
         match self {
             Self::UnknownField { name, allowed } => {
                 let mut holder = at;
-                if path.iter().last().is_some_and(|last| matches!(last, Segment::Map { key } if *key == name)) {
+                if path.iter().last().is_some_and(|last| matches!(last, Segment::Map { key } if *key == name))
+                {
                     holder.truncate(holder.len() - name.len());
                     holder.truncate(holder.trim_end_matches('.').len());
                 }
-                let hint = closest(&name, allowed).map(|near| format!(" did you mean {near:?}?")).unwrap_or_default();
+                let hint = closest(&name, allowed)
+                    .map(|near| format!(" did you mean {near:?}?"))
+                    .unwrap_or_default();
                 let holder = if holder.is_empty() { String::new() } else { format!("{holder}.") };
                 let shown = quote(&name);
                 SpecError::new(

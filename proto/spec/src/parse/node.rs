@@ -43,9 +43,9 @@ impl<'de> Deserializer<'de> for Node<'de> {
             Value::Bool(value) => visitor.visit_bool(*value),
             Value::String(text) => visitor.visit_borrowed_str(text),
             Value::Array(items) => visitor.visit_seq(SeqDeserializer::new(items.iter().map(Node))),
-            Value::Object(fields) => {
-                visitor.visit_map(MapDeserializer::new(fields.iter().map(|(key, value)| (key.as_str(), Node(value)))))
-            }
+            Value::Object(fields) => visitor.visit_map(MapDeserializer::new(
+                fields.iter().map(|(key, value)| (key.as_str(), Node(value))),
+            )),
             Value::Number(number) => match (number.as_u64(), number.as_i64(), number.as_f64()) {
                 (Some(value), _, _) => visitor.visit_u64(value),
                 (_, Some(value), _) => visitor.visit_i64(value),
@@ -68,7 +68,11 @@ impl<'de> Deserializer<'de> for Node<'de> {
         if self.0.is_object() { self.deserialize_any(visitor) } else { Err(self.wrong(&visitor)) }
     }
 
-    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, Fault> {
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, Fault> {
         visitor.visit_newtype_struct(self)
     }
 
@@ -86,7 +90,9 @@ impl<'de> Deserializer<'de> for Node<'de> {
                 visitor.visit_enum(MapAccessDeserializer::new(MapDeserializer::new(fields)))
             }
             _ if named => Err(de::Error::unknown_variant("", variants)),
-            _ => Err(Fault::Wrong { expected: format!("a mapping with exactly one of {}", variants.join(", ")) }),
+            _ => Err(Fault::Wrong {
+                expected: format!("a mapping with exactly one of {}", variants.join(", ")),
+            }),
         }
     }
 

@@ -40,7 +40,8 @@ fn read_json(text: &str, root: &str) -> Option<Result<Value, SpecError>> {
     let mut json = serde_json::Deserializer::from_str(text);
     let mut track = serde_path_to_error::Track::new();
     let tracked = serde_path_to_error::Deserializer::new(&mut json, &mut track);
-    match (Seed { budget: &budget, depth: 0 }).deserialize(tracked).and_then(|tree| json.end().map(|()| tree)) {
+    match (Seed { budget: &budget, depth: 0 }).deserialize(tracked).and_then(|tree| json.end().map(|()| tree))
+    {
         Ok(tree) => Some(Ok(tree)),
         Err(error) if error.is_data() => {
             let place = format!("line {}, column {}", error.line(), error.column());
@@ -83,8 +84,13 @@ fn read_yaml(text: &str, root: &str) -> Result<Value, SpecError> {
         result
     });
     result.map_err(|error| {
-        let message: String = error.to_string().lines().next().unwrap_or_default().chars().take(300).collect();
-        let path = if path.is_empty() || root.is_empty() { format!("{root}{path}") } else { format!("{root}.{path}") };
+        let message: String =
+            error.to_string().lines().next().unwrap_or_default().chars().take(300).collect();
+        let path = if path.is_empty() || root.is_empty() {
+            format!("{root}{path}")
+        } else {
+            format!("{root}.{path}")
+        };
         SpecError::new(path, format!("not readable as YAML: {message}"))
     })
 }
