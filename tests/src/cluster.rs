@@ -54,7 +54,6 @@ impl Cluster {
             let options = Options {
                 name: name.to_owned(),
                 host_ports: vec![git.port()],
-                plain_http: vec![registry.host()],
                 tls: Some((port, authority.issue(name, &user)?)),
             };
             addresses.push(format!("https://localhost:{port}"));

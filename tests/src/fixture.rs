@@ -45,12 +45,7 @@ impl Fixture {
         let dir = fresh_dir(group)?;
         let git = repositories(&dir.join("git"))?;
         let registry = registry(&dir.join("registry"))?;
-        let mut options = Options {
-            name: "node-1".to_owned(),
-            host_ports: vec![git.port()],
-            plain_http: vec![registry.host()],
-            tls: None,
-        };
+        let mut options = Options { name: "node-1".to_owned(), host_ports: vec![git.port()], tls: None };
         change(&mut options);
         let node = Node::start(&user, &programs, &dir.join("n1"), options)?;
         let clients = node.clients().await?;

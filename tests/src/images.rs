@@ -120,10 +120,11 @@ fn split(layout: &Layout, stream: impl Read) -> Result<Vec<oci::Layer>> {
 
 /// The layer an entry goes to. Debian packages have no hard links across these directories.
 fn part(path: &Path) -> u8 {
-    let path = path.strip_prefix("./").unwrap_or(path);
-    if path.starts_with("usr/share") || path.starts_with("usr/bin") {
+    let path = path.strip_prefix("./").unwrap_or(path).to_string_lossy();
+    let below = |prefixes: &[&str]| prefixes.iter().any(|prefix| path.starts_with(prefix));
+    if below(&["usr/share/", "usr/bin/"]) {
         1
-    } else if path.starts_with("usr/lib/python3") || path.starts_with("usr/lib/git-core") {
+    } else if below(&["usr/lib/python3", "usr/lib/git-core/"]) {
         2
     } else {
         0

@@ -21,8 +21,6 @@ pub struct Options {
     pub name: String,
     /// Ports of the node's loopback that sandboxes may reach.
     pub host_ports: Vec<u16>,
-    /// Registries that speak HTTP without TLS, as `HOST:PORT`.
-    pub plain_http: Vec<String>,
     /// Serves its Node service on this port over mutual TLS, without a scheduler of its own.
     pub tls: Option<(u16, Party)>,
 }
@@ -75,10 +73,8 @@ impl Node {
 
     /// Writes the node's configuration; a restart reads it again.
     pub fn configure(&self, options: &Options) -> Result<()> {
-        let config = json!({
-            "hostPorts": options.host_ports,
-            "registries": {"plainHttp": options.plain_http},
-        });
+        // Registries on loopback speak plain HTTP without being told.
+        let config = json!({"hostPorts": options.host_ports});
         fs::write(self.config(), config.to_string()).context("writing the node's configuration")?;
         self.user.own(&self.config())
     }

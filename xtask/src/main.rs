@@ -1,1 +1,40 @@
-fn main() {}
+//! `cargo xtask`: the developer's tasks. One file for each.
+
+mod cargo;
+mod demo;
+mod guard;
+mod policy;
+mod setup;
+mod step;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Developer tasks of cordium-node")]
+enum Task {
+    /// Prepare this machine: packages, the unprivileged user, subordinate ids, delegated cgroups
+    Setup,
+    /// Run a workspace end to end: registry, git server, supervisor, `cordium run`, a summary
+    Demo(demo::Args),
+    /// Everything that CI runs
+    Test(test::Args),
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let done = match Task::parse() {
+        Task::Setup => setup::run().await,
+        Task::Demo(args) => demo::run(args).await,
+        Task::Test(args) => test::run(args).await,
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

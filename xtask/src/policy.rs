@@ -1,0 +1,166 @@
+//! Checks every dependency against `deny.toml`: licences, banned crates, sources.
+//!
+//! The file is cargo-deny's, so that it can be used as well; building that tool takes longer than this project on a
+//! small machine, and its advisories need a database from the network (docs/decisions/0010-dependency-policy.md).
+
+use std::{collections::BTreeSet, fs};
+
+use anyhow::{Context, Result, bail};
+use cordium_tests::paths;
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::cargo::cargo;
+
+#[derive(Deserialize)]
+struct Policy {
+    licenses: Licenses,
+    bans: Bans,
+    sources: Sources,
+}
+#[derive(Deserialize)]
+struct Licenses {
+    allow: BTreeSet<String>,
+}
+#[derive(Deserialize)]
+struct Bans {
+    deny: Vec<Ban>,
+}
+#[derive(Deserialize)]
+struct Ban {
+    #[serde(rename = "crate")]
+    name: String,
+    reason: String,
+}
+#[derive(Deserialize)]
+struct Sources {
+    #[serde(rename = "allow-registry")]
+    allow_registry: Vec<String>,
+}
+
+/// Fails with every violation, and returns the number of crates that were looked at.
+pub async fn check() -> Result<usize> {
+    let path = paths::repository().join("deny.toml");
+    let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+    let policy: Policy = toml::from_str(&text).context("parsing deny.toml")?;
+    let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    let mut command = cargo(&["metadata", "--format-version", "1", "--locked", "--filter-platform", &target]);
+    let output = command.output().await.context("running cargo metadata")?;
+    if !output.status.success() {
+        bail!("cargo metadata: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    let metadata: Value = serde_json::from_slice(&output.stdout).context("parsing cargo metadata")?;
+    let resolved: BTreeSet<&str> = metadata["resolve"]["nodes"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|node| node["id"].as_str())
+        .collect();
+    let packages: Vec<&Value> = metadata["packages"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter(|package| package["id"].as_str().is_some_and(|id| resolved.contains(id)))
+        .collect();
+    let problems: Vec<String> = packages.iter().flat_map(|package| violations(&policy, package)).collect();
+    if !problems.is_empty() {
+        bail!("dependencies break the policy of deny.toml:\n  {}", problems.join("\n  "));
+    }
+    Ok(packages.len())
+}
+
+fn violations(policy: &Policy, package: &Value) -> Vec<String> {
+    let text = |key: &str| package[key].as_str().unwrap_or_default();
+    let name = format!("{} {}", text("name"), text("version"));
+    let mut found = Vec::new();
+    if let Some(ban) = policy.bans.deny.iter().find(|ban| ban.name == text("name")) {
+        found.push(format!("{name} is banned: {}", ban.reason));
+    }
+    if !allowed(text("license"), &policy.licenses.allow) {
+        found.push(format!("{name} has the licence \"{}\", which is not allowed", text("license")));
+    }
+    if let Some(source) = package["source"].as_str() {
+        let registry = source.trim_start_matches("registry+").trim_start_matches("sparse+");
+        if !policy.sources.allow_registry.iter().any(|allowed| allowed == registry) {
+            found.push(format!("{name} comes from {source}"));
+        }
+    }
+    found
+}
+
+/// Whether an SPDX expression can be met with the allowed licences. `/` is an old way to write OR; OR binds less
+/// than AND.
+fn allowed(expression: &str, allow: &BTreeSet<String>) -> bool {
+    let spaced = expression.replace('/', " OR ").replace('(', " ( ").replace(')', " ) ");
+    let mut tokens = spaced.split_whitespace().peekable();
+    let met = any_of(&mut tokens, allow);
+    met && tokens.peek().is_none()
+}
+
+type Tokens<'a> = std::iter::Peekable<std::str::SplitWhitespace<'a>>;
+
+fn any_of(tokens: &mut Tokens<'_>, allow: &BTreeSet<String>) -> bool {
+    let mut met = all_of(tokens, allow);
+    while tokens.next_if(|token| *token == "OR").is_some() {
+        met |= all_of(tokens, allow);
+    }
+    met
+}
+
+fn all_of(tokens: &mut Tokens<'_>, allow: &BTreeSet<String>) -> bool {
+    let mut met = one(tokens, allow);
+    while tokens.next_if(|token| *token == "AND").is_some() {
+        met &= one(tokens, allow);
+    }
+    met
+}
+
+fn one(tokens: &mut Tokens<'_>, allow: &BTreeSet<String>) -> bool {
+    match tokens.next() {
+        Some("(") => {
+            let met = any_of(tokens, allow);
+            tokens.next_if(|token| *token == ")").is_some() && met
+        }
+        Some(license) => {
+            let exception = tokens.next_if(|token| *token == "WITH").and_then(|_| tokens.next());
+            let full = exception.map_or_else(|| license.to_owned(), |name| format!("{license} WITH {name}"));
+            allow.contains(&full)
+        }
+        None => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn met(expression: &str) -> bool {
+        let allow = ["MIT", "Apache-2.0", "Apache-2.0 WITH LLVM-exception"].map(str::to_owned);
+        allowed(expression, &BTreeSet::from(allow))
+    }
+
+    #[test]
+    fn evaluates_licence_expressions() {
+        for good in [
+            "MIT",
+            "MIT OR GPL-3.0",
+            "MIT/Apache-2.0",
+            "(MIT OR GPL-3.0) AND Apache-2.0",
+            "Apache-2.0 WITH LLVM-exception",
+            "GPL-3.0 OR MIT AND Apache-2.0",
+        ] {
+            assert!(met(good), "{good}");
+        }
+        for bad in [
+            "",
+            "GPL-3.0",
+            "MIT AND GPL-3.0",
+            "MIT WITH Unknown",
+            "(MIT",
+            "MIT MIT",
+            "(GPL-3.0 OR MIT) AND GPL-2.0",
+        ] {
+            assert!(!met(bad), "{bad}");
+        }
+    }
+}

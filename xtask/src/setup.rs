@@ -1,0 +1,129 @@
+//! `cargo xtask setup`: what demo and tests need of the machine. Done again, it only looks.
+
+use std::{
+    path::Path,
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Result, bail, ensure};
+use cordium_tests::{
+    delegation, process,
+    user::{TEST_USER, User},
+};
+
+use crate::{
+    cargo,
+    step::{self, Step},
+};
+
+/// Debian packages, each with the reason why it is here.
+const PACKAGES: [(&str, &str); 18] = [
+    ("uidmap", "maps subordinate ids"),
+    ("nftables", "the gateway's rules"),
+    ("iproute2", "the gateway's links"),
+    ("git", "the git server and its repositories"),
+    ("mmdebstrap", "the base image"),
+    ("debian-archive-keyring", "the base image, on Ubuntu"),
+    ("docker-registry", "the image registry on loopback"),
+    ("skopeo", "pushes images; peer of the bench"),
+    ("apache2-utils", "a registry with a password"),
+    ("busybox-static", "small images"),
+    ("ca-certificates", "TLS to registries"),
+    ("util-linux", "setpriv"),
+    ("procps", "ps in the demo"),
+    ("umoci", "peer of the bench"),
+    ("crun", "peer of the bench"),
+    ("runc", "peer of the bench"),
+    ("podman", "peer of the bench"),
+    ("gcc", "links the programs"),
+];
+
+pub async fn run() -> Result<()> {
+    ensure().await?;
+    println!("this machine is set up: `cargo xtask demo`, `cargo xtask test`");
+    Ok(())
+}
+
+/// Sets up what is missing, and returns the user that supervisors run as.
+pub async fn ensure() -> Result<User> {
+    if nix::unistd::geteuid().is_root() { as_root().await } else { as_user().await }
+}
+
+async fn as_root() -> Result<User> {
+    let missing = missing_packages();
+    if !missing.is_empty() {
+        let minutes = |count: u64| Duration::from_secs(count * 60);
+        let apt = |args: &[&str]| {
+            let mut command = tokio::process::Command::new("apt-get");
+            command.args(args).env("DEBIAN_FRONTEND", "noninteractive");
+            command
+        };
+        let update = Step { name: "apt-get update", limit: minutes(5), show: false };
+        step::run(&update, &mut apt(&["-q", "update"])).await?;
+        println!("missing packages: {}", missing.join(" "));
+        let mut args = vec!["-q", "-y", "--no-install-recommends", "install"];
+        args.extend(&missing);
+        let outcome =
+            step::run(&Step { name: "apt-get install", limit: minutes(20), show: false }, &mut apt(&args))
+                .await?;
+        ensure!(outcome.success, "the packages could not be installed: {}", missing.join(" "));
+    }
+    if User::find(|user| user.name == TEST_USER)?.is_none() {
+        process::sh("useradd", &["--create-home", "--shell", "/bin/bash", TEST_USER])?;
+        println!("made the user {TEST_USER}");
+    }
+    let user = User::for_tests()?;
+    if !is_delegated(&user) {
+        let programs = cargo::build_programs(cargo::Profile::Dev).await?;
+        cordium_setup(&programs, &user)?;
+        ensure!(is_delegated(&user), "`cordium setup --user {}` made no cgroup subtree", user.name);
+    }
+    Ok(user)
+}
+
+fn cordium_setup(programs: &Path, user: &User) -> Result<()> {
+    print!("{}", cordium_tests::cli::own(&programs.join("cordium"), &["setup", "--user", &user.name])?);
+    Ok(())
+}
+
+/// Without root we can only say what is to be done.
+async fn as_user() -> Result<User> {
+    let user = User::for_tests()?;
+    let mut commands = Vec::new();
+    let missing = missing_packages();
+    if !missing.is_empty() {
+        commands.push(format!("apt-get install --no-install-recommends {}", missing.join(" ")));
+    }
+    if !is_delegated(&user) {
+        let programs = cargo::build_programs(cargo::Profile::Dev).await?;
+        commands.push(format!("{} setup --user {}", programs.join("cordium").display(), user.name));
+    }
+    if commands.is_empty() {
+        return Ok(user);
+    }
+    bail!(
+        "this needs root, once:\n\n    sudo {}\n\nthen run the same command again",
+        commands.join("\n    sudo ")
+    );
+}
+
+/// Subordinate ids and a cgroup subtree are there.
+fn is_delegated(user: &User) -> bool {
+    let ids = |file: &str| {
+        let text = std::fs::read_to_string(file).unwrap_or_default();
+        text.lines().any(|line| line.split(':').next() == Some(&user.name))
+    };
+    ids("/etc/subuid") && ids("/etc/subgid") && !delegation::subtrees(user.uid).is_empty()
+}
+
+fn missing_packages() -> Vec<&'static str> {
+    let installed = |name: &str| {
+        let query = Command::new("dpkg-query")
+            .args(["--show", "--showformat=${db:Status-Status}", name])
+            .stderr(Stdio::null())
+            .output();
+        query.is_ok_and(|output| output.stdout == b"installed")
+    };
+    PACKAGES.iter().map(|(name, _)| *name).filter(|name| !installed(name)).collect()
+}

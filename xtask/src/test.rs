@@ -1,0 +1,168 @@
+//! `cargo xtask test`: everything that CI runs, each step within a time limit, one line at the end.
+
+use std::{collections::BTreeSet, env, time::Duration};
+
+use anyhow::{Result, bail};
+use cordium_tests::{leak, paths, user::User};
+
+use crate::{
+    cargo::{self, Profile, cargo},
+    guard, policy, setup,
+    step::{self, Counts, Step},
+};
+
+/// The end-to-end groups: test targets of `cordium-tests`, in the order in which they run.
+const GROUPS: [&str; 17] = [
+    "lifecycle",
+    "runtime",
+    "sandbox",
+    "container",
+    "filesystem",
+    "tasks",
+    "task_failure",
+    "auto_stop",
+    "image",
+    "template_merge",
+    "storage",
+    "isolation",
+    "cli",
+    "api",
+    "repository",
+    "restart",
+    "cluster",
+];
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Only these end-to-end groups, by name
+    #[arg(long, value_name = "NAME")]
+    e2e: Vec<String>,
+    /// Only formatting, lints, documentation, policy and unit tests
+    #[arg(long, conflicts_with = "e2e")]
+    unit: bool,
+}
+
+pub async fn run(args: Args) -> Result<()> {
+    if let Some(unknown) = args.e2e.iter().find(|name| !GROUPS.contains(&name.as_str())) {
+        bail!("there is no end-to-end group \"{unknown}\"; there are: {}", GROUPS.join(", "));
+    }
+    let user = setup::ensure().await?;
+    let _guard = guard::take(&user)?;
+    let mut report = Report::default();
+    if args.e2e.is_empty() {
+        checks(&mut report).await?;
+        unit(&mut report).await?;
+    }
+    if !args.unit {
+        end_to_end(&mut report, &args.e2e, &user).await?;
+    }
+    report.finish()
+}
+
+#[derive(Default)]
+struct Report {
+    counts: Counts,
+    failed: Vec<String>,
+}
+
+impl Report {
+    /// Runs a step that counts as one test.
+    async fn check(&mut self, name: &str, minutes: u64, command: &mut tokio::process::Command) -> Result<()> {
+        let step = Step { name, limit: Duration::from_secs(minutes * 60), show: false };
+        let success = step::run(&step, command).await?.success;
+        self.count(name, success);
+        Ok(())
+    }
+
+    /// Runs a step that reports tests of its own.
+    async fn tests(&mut self, name: &str, minutes: u64, command: &mut tokio::process::Command) -> Result<()> {
+        let step = Step { name, limit: Duration::from_secs(minutes * 60), show: true };
+        let outcome = step::run(&step, command).await?;
+        self.counts.add(outcome.counts);
+        // One that ended before it could report, or reported nothing at all, has failed too.
+        if !outcome.success || outcome.counts == Counts::default() {
+            self.failed.push(name.to_owned());
+            if outcome.counts.failed == 0 {
+                self.counts.failed += 1;
+            }
+        }
+        Ok(())
+    }
+
+    fn count(&mut self, name: &str, success: bool) {
+        if success {
+            self.counts.passed += 1;
+        } else {
+            self.counts.failed += 1;
+            self.failed.push(name.to_owned());
+        }
+    }
+
+    fn skip(&mut self, reason: &str) {
+        println!("── unsupported here: {reason}");
+        self.counts.skipped += 1;
+    }
+
+    fn finish(self) -> Result<()> {
+        let Counts { passed, failed, skipped } = self.counts;
+        if !self.failed.is_empty() {
+            println!("\nfailed: {}", self.failed.join(", "));
+        }
+        println!("\n{passed} passed, {failed} failed, {skipped} skipped");
+        if failed > 0 || !self.failed.is_empty() {
+            bail!("there were failures");
+        }
+        Ok(())
+    }
+}
+
+async fn checks(report: &mut Report) -> Result<()> {
+    report.check("formatting", 2, &mut cargo(&["fmt", "--all", "--check"])).await?;
+    let mut clippy = cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]);
+    report.check("lints", 30, &mut clippy).await?;
+    let mut doc = cargo(&["doc", "--workspace", "--no-deps", "--locked", "--document-private-items"]);
+    report.check("documentation", 20, doc.env("RUSTDOCFLAGS", "-D warnings")).await?;
+    println!("── dependency policy");
+    let kept = policy::check().await;
+    match &kept {
+        Ok(count) => println!("   {count} crates keep to deny.toml"),
+        Err(error) => println!("   {error:#}"),
+    }
+    report.count("dependency policy", kept.is_ok());
+    report.skip(
+        "security advisories: they need a database from the network; run `cargo deny check advisories`",
+    );
+    Ok(())
+}
+
+async fn unit(report: &mut Report) -> Result<()> {
+    let mut others =
+        cargo(&["test", "--workspace", "--exclude", "cordium-tests", "--locked", "--no-fail-fast"]);
+    report.tests("unit tests", 45, &mut others).await?;
+    // Its other targets are the end-to-end groups.
+    let mut harness = cargo(&["test", "--package", "cordium-tests", "--lib", "--locked"]);
+    report.tests("unit tests of the harness", 20, &mut harness).await
+}
+
+async fn end_to_end(report: &mut Report, only: &[String], user: &User) -> Result<()> {
+    let programs = cargo::build_programs(Profile::Dev).await?;
+    let wanted: BTreeSet<&str> = only.iter().map(String::as_str).collect();
+    for group in GROUPS.iter().filter(|group| wanted.is_empty() || wanted.contains(**group)) {
+        let mut command = cargo(&["test", "--workspace", "--locked", "--test", group]);
+        command.env("CORDIUM_E2E", "1").env("CORDIUM_BIN_DIR", &programs);
+        report.tests(&format!("end to end: {group}"), 15, &mut command).await?;
+    }
+    println!("── leak check");
+    let left = leak::anywhere(user);
+    for line in &left {
+        println!("   {line}");
+    }
+    if left.is_empty() {
+        println!("   no mount, cgroup, network namespace, process, socket or directory of a test is left");
+    }
+    report.count("leak check", left.is_empty());
+    if env::var_os("CORDIUM_KEEP").is_none() {
+        let _ = std::fs::remove_dir_all(paths::scratch());
+    }
+    Ok(())
+}
