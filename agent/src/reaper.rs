@@ -1,0 +1,170 @@
+//! The one place that waits for children.
+//!
+//! PID 1 inherits every orphan of the sandbox, so somebody must call `waitpid(-1)`, and then nobody else may
+//! call `waitpid` at all. Spawning and reaping hold the same lock: a child that ends before its waiter is
+//! registered is still found.
+
+use std::collections::HashMap;
+use std::io;
+use std::process::Child;
+use std::sync::{Mutex, PoisonError};
+
+use nix::errno::Errno;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use tokio::sync::watch;
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    Code(i32),
+    Signal(i32),
+}
+
+impl Exit {
+    /// As a shell reports it: the code, or 128 + signal.
+    pub fn shell_code(self) -> i32 {
+        match self {
+            Exit::Code(code) => code,
+            Exit::Signal(signal) => 128 + signal,
+        }
+    }
+
+    /// As task failures report it: the code, or -1.
+    pub fn task_code(self) -> i32 {
+        match self {
+            Exit::Code(code) => code,
+            Exit::Signal(_) => -1,
+        }
+    }
+
+    pub fn signal(self) -> i32 {
+        match self {
+            Exit::Code(_) => 0,
+            Exit::Signal(signal) => signal,
+        }
+    }
+
+    pub fn success(self) -> bool {
+        self == Exit::Code(0)
+    }
+}
+
+impl std::fmt::Display for Exit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Exit::Code(code) => write!(f, "exit code {code}"),
+            Exit::Signal(number) => match nix::sys::signal::Signal::try_from(*number) {
+                Ok(signal) => write!(f, "signal {number} ({signal})"),
+                Err(_) => write!(f, "signal {number}"),
+            },
+        }
+    }
+}
+
+/// A child that we started; also the leader of its own session.
+#[derive(Clone, Debug)]
+pub struct Process {
+    pub pid: i32,
+    exit: watch::Receiver<Option<Exit>>,
+}
+
+impl Process {
+    /// Waits for its end; any number of callers may.
+    pub async fn wait(&self) -> Exit {
+        let mut exit = self.exit.clone();
+        match exit.wait_for(Option::is_some).await {
+            Ok(value) => value.unwrap_or(Exit::Code(0)),
+            // The reaper lives as long as PID 1; without it nothing can be known.
+            Err(_) => Exit::Signal(libc::SIGKILL),
+        }
+    }
+
+    pub fn exited(&self) -> Option<Exit> {
+        *self.exit.borrow()
+    }
+}
+
+/// See the module.
+pub struct Reaper {
+    waiters: Mutex<HashMap<i32, watch::Sender<Option<Exit>>>>,
+    childless: watch::Sender<bool>,
+}
+
+impl Reaper {
+    pub fn new() -> Self {
+        Self { waiters: Mutex::default(), childless: watch::Sender::new(true) }
+    }
+
+    /// Starts a child by `start` and registers it before it can be reaped.
+    pub fn start(&self, start: impl FnOnce() -> io::Result<Child>) -> io::Result<Process> {
+        let mut waiters = self.waiters.lock().unwrap_or_else(PoisonError::into_inner);
+        let child = start()?;
+        let pid = i32::try_from(child.id()).map_err(io::Error::other)?;
+        let (sender, exit) = watch::channel(None);
+        waiters.insert(pid, sender);
+        self.childless.send_replace(false);
+        Ok(Process { pid, exit })
+    }
+
+    /// Collects every child that has ended.
+    pub fn reap(&self) {
+        let mut waiters = self.waiters.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            let flags = WaitPidFlag::WNOHANG | WaitPidFlag::__WALL;
+            let (pid, exit) = match waitpid(None::<Pid>, Some(flags)) {
+                Ok(WaitStatus::Exited(pid, code)) => (pid, Exit::Code(code)),
+                Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, Exit::Signal(signal as i32)),
+                Ok(WaitStatus::StillAlive) => {
+                    self.childless.send_if_modified(|none| std::mem::replace(none, false));
+                    return;
+                }
+                Ok(_) => continue,
+                Err(Errno::EINTR) => continue,
+                Err(Errno::ECHILD) => {
+                    self.childless.send_if_modified(|none| !std::mem::replace(none, true));
+                    return;
+                }
+                // A real-time signal: nix has no name for it. The child is reaped all the same.
+                Err(Errno::EINVAL) => continue,
+                Err(error) => {
+                    tracing::error!(%error, "waiting for children failed");
+                    return;
+                }
+            };
+            if let Some(waiter) = waiters.remove(&pid.as_raw()) {
+                waiter.send_replace(Some(exit));
+            }
+        }
+    }
+
+    /// Reaps on every SIGCHLD. Install it before the first child.
+    pub async fn run(&self, mut signals: tokio::signal::unix::Signal) {
+        loop {
+            self.reap();
+            if signals.recv().await.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// Waits until there is no child left, orphans included.
+    pub async fn childless(&self) {
+        self.reap();
+        let mut childless = self.childless.subscribe();
+        let _ = childless.wait_for(|none| *none).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_follow_the_shell_and_the_task_convention() {
+        assert_eq!(Exit::Signal(9).shell_code(), 137);
+        assert_eq!(Exit::Signal(9).task_code(), -1);
+        assert_eq!(Exit::Code(13).task_code(), 13);
+        assert_eq!(Exit::Signal(15).to_string(), "signal 15 (SIGTERM)");
+    }
+}

@@ -1,0 +1,126 @@
+//! The crate's only `unsafe` code: what runs between fork and exec, and taking over an inherited descriptor.
+#![allow(unsafe_code)]
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixListener;
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
+
+use nix::sys::resource::{Resource, setrlimit};
+use nix::unistd::{Gid, Uid, chdir, setgid, setgroups, setsid, setuid};
+
+/// Steps that may fail in the child, told to the parent in the upper half of the error number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChildStep {
+    Session = 1,
+    Credentials = 2,
+    WorkingDir = 3,
+}
+
+/// What a child does to itself before it executes its program.
+pub struct ChildSetup {
+    pub controlling_tty: bool,
+    /// Soft and hard limit of open files to put back, since PID 1 raises its own.
+    pub open_files: Option<(u64, u64)>,
+    pub uid: u32,
+    pub gid: u32,
+    pub groups: Vec<u32>,
+    pub working_dir: CString,
+}
+
+impl ChildSetup {
+    /// Runs in the child. Only system calls: nothing here allocates or takes a lock.
+    fn apply(&self, groups: &[Gid]) -> io::Result<()> {
+        setsid().map_err(|e| at(ChildStep::Session, e))?;
+        if self.controlling_tty {
+            // SAFETY: descriptor 0 was set up by the parent and stays open until exec.
+            let stdin = unsafe { BorrowedFd::borrow_raw(0) };
+            rustix::process::ioctl_tiocsctty(stdin)?;
+        }
+        if let Some((soft, hard)) = self.open_files {
+            let _ = setrlimit(Resource::RLIMIT_NOFILE, soft, hard);
+        }
+        setgroups(groups).map_err(|e| at(ChildStep::Credentials, e))?;
+        setgid(Gid::from_raw(self.gid)).map_err(|e| at(ChildStep::Credentials, e))?;
+        setuid(Uid::from_raw(self.uid)).map_err(|e| at(ChildStep::Credentials, e))?;
+        chdir(self.working_dir.as_c_str()).map_err(|e| at(ChildStep::WorkingDir, e))?;
+        Ok(())
+    }
+}
+
+fn at(step: ChildStep, errno: nix::errno::Errno) -> io::Error {
+    io::Error::from_raw_os_error((step as i32) << 16 | errno as i32)
+}
+
+/// Splits what [`ChildSetup`] reported into the step and the system's own error.
+pub fn split_child_error(error: io::Error) -> (Option<ChildStep>, io::Error) {
+    let Some(raw) = error.raw_os_error() else { return (None, error) };
+    let step = match raw >> 16 {
+        1 => ChildStep::Session,
+        2 => ChildStep::Credentials,
+        3 => ChildStep::WorkingDir,
+        _ => return (None, error),
+    };
+    (Some(step), io::Error::from_raw_os_error(raw & 0xffff))
+}
+
+/// Has `setup` applied in the child of `command`, just before exec.
+pub fn set_up_child(command: &mut Command, setup: ChildSetup) {
+    let groups: Vec<Gid> = setup.groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
+    // SAFETY: the closure makes system calls only (see `ChildSetup::apply`), which is all that is allowed
+    // in a child of a process that may have other threads.
+    unsafe { command.pre_exec(move || setup.apply(&groups)) };
+}
+
+/// Takes over the listening socket that the parent left open as descriptor `fd`.
+pub fn adopt_listener(fd: RawFd) -> io::Result<UnixListener> {
+    // SAFETY: called once, at start, before anything else could own this number; a closed descriptor
+    // is found out by the calls below.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    if !rustix::net::sockopt::socket_acceptconn(&fd)? {
+        return Err(io::Error::other("descriptor is not a listening socket"));
+    }
+    let listener = UnixListener::from(fd);
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// Marks every descriptor above stderr close-on-exec, so that no child inherits one by accident.
+pub fn close_on_exec_above_stdio() -> io::Result<()> {
+    // SAFETY: changes a flag of descriptors; no memory is involved.
+    let done = unsafe { libc::close_range(3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC as libc::c_int) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Puts every signal back to its default disposition, save SIGPIPE, so that children inherit a clean state.
+pub fn default_signals() {
+    for signal in 1..=64 {
+        if matches!(signal, libc::SIGKILL | libc::SIGSTOP | libc::SIGPIPE | 32 | 33) {
+            continue;
+        }
+        // SAFETY: SIG_DFL installs no code; called before any handler is.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+}
+
+/// One malloc arena, small thresholds: a sandbox's PID 1 must not keep memory that it once used.
+pub fn frugal_malloc() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: sets tunables of the allocator; documented as callable at any time.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, 128 << 10);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 64 << 10);
+    }
+}
+
+/// Gives freed memory back to the kernel.
+pub fn trim_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes the allocator's own locks; no pointer is involved.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
