@@ -1,0 +1,76 @@
+//! Secrets: data goes in, sealed, and comes out only on its way to a node.
+
+use std::collections::{BTreeSet, HashMap};
+
+use cordium_proto::v1::Kind;
+use rusqlite::Connection;
+
+use crate::{
+    config::Config,
+    crypt::{Cipher, Owner},
+    error::{ApiError, SchedulerError},
+    specs,
+    store::{
+        Store,
+        records::{self, Record},
+    },
+};
+
+/// The most that one secret may hold.
+pub const MAX_BYTES: usize = 64 << 10;
+/// The most that all secrets of one workspace may hold, so that a start fits into a message.
+const MAX_TOTAL: usize = 4 << 20;
+
+pub fn check_data(data: &[u8]) -> Result<(), ApiError> {
+    match data.len() {
+        0 => Err(ApiError::invalid("secret_data: was empty; give the secret's value")),
+        n if n > MAX_BYTES => {
+            Err(ApiError::invalid(format!("secret_data: has {n} bytes; allowed: at most {MAX_BYTES}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+pub fn put(conn: &Connection, cipher: &Cipher, record: &Record, data: &[u8]) -> Result<(), ApiError> {
+    records::put_secret(conn, &record.uid, &cipher.seal(owner(record), data)?)
+}
+
+/// The values of these secrets, by name.
+pub fn open(
+    conn: &Connection,
+    cipher: &Cipher,
+    space: &str,
+    names: &BTreeSet<String>,
+) -> Result<HashMap<String, bytes::Bytes>, ApiError> {
+    let mut values = HashMap::new();
+    let mut total = 0;
+    for record in specs::find_secrets(conn, space, names)? {
+        let data = cipher.open_sealed(owner(&record), &records::sealed_secret(conn, &record.uid)?)?;
+        total += data.len();
+        if total > MAX_TOTAL {
+            return Err(ApiError::invalid(format!(
+                "fromSecret: the workspace's secrets have more than {MAX_TOTAL} bytes together; use fewer"
+            )));
+        }
+        values.insert(record.name, data.into());
+    }
+    Ok(values)
+}
+
+/// Finds out at once, not at the first start, that the key is another one.
+pub fn check_key(store: &Store, cipher: &Cipher, config: &Config) -> Result<(), SchedulerError> {
+    let opens = store.lookup(|conn| match records::list(conn, Kind::Secret, "")?.first() {
+        Some(first) => {
+            cipher.open_sealed(owner(first), &records::sealed_secret(conn, &first.uid)?).map(|_| ())
+        }
+        None => Ok(()),
+    });
+    opens.map_err(|e| {
+        tracing::error!(error = %e, "the first secret does not open");
+        SchedulerError::WrongKey { path: config.db.clone(), key: config.key.clone() }
+    })
+}
+
+fn owner(record: &Record) -> Owner<'_> {
+    Owner { uid: &record.uid, name: &record.name, space: &record.space }
+}

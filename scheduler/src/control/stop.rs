@@ -1,0 +1,68 @@
+//! StopWorkspace: passed to the node, whose phases then tell how it goes.
+
+use std::{sync::Arc, time::Duration};
+
+use cordium_proto::v1::{Resource, StopRequest, StopWorkspaceRequest, StoppingReason, WorkspaceState};
+use tonic::Code;
+
+use crate::{
+    core::Core,
+    error::ApiError,
+    names::{self, Target},
+    nodes::{apply, reconcile},
+    store::workspaces::{self, Workspace},
+};
+
+const ANSWER: Duration = Duration::from_secs(15);
+const SETTLE: Duration = Duration::from_secs(2);
+
+pub async fn stop(core: &Arc<Core>, request: StopWorkspaceRequest) -> Result<Resource, ApiError> {
+    let target = names::parse_ref(&request.r#ref, &request.space)?;
+    let uid = core.store.lookup(|conn| Ok(workspaces::get(conn, &target)?.record.uid))?;
+    let inner = core.clone();
+    core.detached(async move {
+        let target = Target::Uid(uid.clone());
+        let _guard = inner.locks.lock(&uid).await;
+        let ws = inner.store.lookup(|conn| workspaces::get(conn, &target))?;
+        if ws.status.state() == WorkspaceState::Stopped {
+            return Err(ApiError::invalid(format!(
+                "workspace {:?} is stopped already; there is nothing to stop",
+                ws.record.name
+            )));
+        }
+        on_node(&inner, &ws, request.force).await?;
+        let mut resource = inner.store.lookup(|conn| workspaces::get(conn, &target))?.to_resource();
+        inner.decorate(&mut resource);
+        Ok(resource)
+    })
+    .await
+}
+
+async fn on_node(core: &Core, ws: &Workspace, force: bool) -> Result<(), ApiError> {
+    let node = core.node(&ws.status.node)?;
+    let request =
+        StopRequest { workspace_uid: ws.record.uid.clone(), reason: StoppingReason::Api.into(), force };
+    let mut client = node.client();
+    let answer = match tokio::time::timeout(ANSWER, client.stop(request)).await {
+        Ok(answer) => answer,
+        Err(_) => Err(tonic::Status::deadline_exceeded(format!("no answer within {} s", ANSWER.as_secs()))),
+    };
+    match answer {
+        Ok(accepted) => {
+            node.wait_applied(accepted.into_inner().revision, SETTLE).await;
+            Ok(())
+        }
+        Err(status) if matches!(status.code(), Code::FailedPrecondition | Code::NotFound) => {
+            if ws.accepted {
+                // It has stopped by itself; the news is on its way.
+                node.settle(SETTLE).await;
+                return Ok(());
+            }
+            // The start never arrived, and now it will not be sent again.
+            let event = reconcile::stopped(&node.name, &ws.record.uid, ws.run_id(), StoppingReason::Api);
+            let name = node.name.clone();
+            core.store.write(move |tx| apply::one(tx, &name, &event).map(|_| ())).await
+        }
+        Err(status) => Err(ApiError::from_node(&node.name, status)),
+    }
+}

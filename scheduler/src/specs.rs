@@ -1,0 +1,96 @@
+//! The door to the schema: canonical specs for the store, merged ones for a start.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cordium_proto::v1::{Kind, Limit};
+use cordium_spec::{LimitDefaults, WorkspaceSpec};
+use rusqlite::Connection;
+use serde::Serialize;
+
+use crate::{
+    error::ApiError,
+    names::Target,
+    store::{
+        records::{self, Record},
+        workspaces::Workspace,
+    },
+};
+
+/// Strictly parsed and written out again; an empty text is an empty spec.
+pub fn canonical(kind: Kind, text: &str) -> Result<String, ApiError> {
+    let text = if text.trim().is_empty() { "{}" } else { text };
+    match kind {
+        Kind::Space => to_json(&cordium_spec::parse_space_json(text)?),
+        Kind::Template => to_json(&cordium_spec::parse_template_json(text)?),
+        Kind::Workspace => to_json(&cordium_spec::parse_workspace_json(text)?),
+        Kind::Secret if text == "{}" => Ok(text.to_owned()),
+        Kind::Secret => Err(ApiError::invalid("spec_json: a secret has no spec; give secret_data")),
+        Kind::Unset => Err(ApiError::invalid("kind: was unset; allowed: space, template, workspace, secret")),
+    }
+}
+
+/// What a workspace comes to with its template, its space and these vars.
+pub struct Resolved {
+    pub json: String,
+    pub limit: Limit,
+    pub secrets: BTreeSet<String>,
+    pub applications: BTreeSet<String>,
+}
+
+pub fn resolve(
+    conn: &Connection,
+    ws: &Workspace,
+    vars: &BTreeMap<String, String>,
+) -> Result<Resolved, ApiError> {
+    let space = records::space(conn, &ws.record.space)?;
+    let named = Target::Named { space: ws.record.space.clone(), name: ws.template.clone() };
+    let template = records::get(conn, Kind::Template, &named)?;
+    let spec = cordium_spec::resolve(
+        &cordium_spec::parse_template_json(&template.spec)?,
+        &cordium_spec::parse_workspace_json(&ws.record.spec)?,
+        &cordium_spec::parse_space_json(&space.spec)?,
+        vars,
+        &LimitDefaults::default(),
+    )?;
+    Ok(Resolved {
+        json: to_json(&spec)?,
+        limit: limit(&spec),
+        secrets: cordium_spec::secret_names(&spec),
+        applications: spec.applications.iter().map(|a| a.name.clone()).collect(),
+    })
+}
+
+/// Finds every secret that is named, or says which one is missing.
+pub fn find_secrets(
+    conn: &Connection,
+    space: &str,
+    names: &BTreeSet<String>,
+) -> Result<Vec<Record>, ApiError> {
+    let find = |name: &String| {
+        let target = Target::Named { space: space.to_owned(), name: name.clone() };
+        records::find(conn, Kind::Secret, &target)?.ok_or_else(|| {
+            ApiError::invalid(format!(
+                "fromSecret: was {name:?}; there is no such secret in space {space:?}, create it first"
+            ))
+        })
+    };
+    names.iter().map(find).collect()
+}
+
+fn limit(spec: &WorkspaceSpec) -> Limit {
+    let limit = spec.limit.effective();
+    Limit {
+        cpu_millicores: limit.cpu_millicores,
+        memory_mib: limit.memory_mib,
+        storage_mib: limit.storage_mib,
+        pids: limit.pids,
+    }
+}
+
+fn to_json(value: &impl Serialize) -> Result<String, ApiError> {
+    serde_json::to_string(value).map_err(|e| ApiError::Corrupt {
+        what: "spec",
+        of: "a resource".into(),
+        why: e.to_string(),
+    })
+}
