@@ -21,7 +21,7 @@ table inet cordium {{
         meta nfproto ipv6 accept
         ip saddr != {SANDBOX_V4} counter drop
     }}
-    chain redirect {{
+    chain to_broker {{
         type nat hook prerouting priority dstnat; policy accept;
         iifname "{iface}" meta nfproto ipv4 udp dport 53 counter redirect to :{DNS_PORT}
         iifname "{iface}" meta nfproto ipv4 tcp dport 53 counter redirect to :{DNS_PORT}
@@ -84,7 +84,7 @@ mod tests {
     #[test]
     fn dns_is_redirected_before_the_rule_for_all_tcp() {
         let rules = nft_ruleset("gw0");
-        let redirect = chain(&rules, "redirect");
+        let redirect = chain(&rules, "to_broker");
         let dns = redirect.find("tcp dport 53");
         assert!(dns.is_some() && dns < redirect.find("l4proto tcp"), "{redirect}");
         assert!(redirect.contains("redirect to :15001") && redirect.contains("redirect to :15053"));
