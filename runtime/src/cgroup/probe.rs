@@ -49,6 +49,9 @@ pub enum ProbeError {
     Read { path: PathBuf, source: io::Error },
 }
 
+/// The v1 controllers that limits and statistics need; the others' hierarchies are left alone.
+const WANTED_V1: [&str; 4] = ["cpu", "cpuacct", "memory", "pids"];
+
 /// Looks at the hierarchies that the calling process is in.
 pub fn probe() -> Result<Layout, ProbeError> {
     let uid = nix::unistd::getuid().as_raw();
@@ -59,6 +62,13 @@ pub fn probe() -> Result<Layout, ProbeError> {
         let v2 = mount.controllers.is_none();
         if v2 {
             layout.unified_mount = Some(mount.path.clone());
+        }
+        if mount
+            .controllers
+            .as_ref()
+            .is_some_and(|names| !names.iter().any(|name| WANTED_V1.contains(&name.as_str())))
+        {
+            continue;
         }
         let Some(path) = own.iter().find(|member| member.is_of(&mount)).map(|member| &member.path) else {
             continue;

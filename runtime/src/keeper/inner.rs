@@ -17,7 +17,10 @@ use libcontainer::{
 };
 use nix::unistd::Pid;
 
-use super::{namespaces::Inner, outer::Root};
+use super::{
+    namespaces::Inner,
+    outer::{OuterError, Root, with_unified_cgroups},
+};
 use crate::{
     SandboxPlan,
     cgroup::{CgroupError, HierarchyKind, Leaf},
@@ -36,6 +39,8 @@ pub(crate) enum InnerError {
     Socket(io::Error),
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
+    #[error(transparent)]
+    Outer(#[from] OuterError),
     #[error("creating the inner container: {0}")]
     Create(LibcontainerError),
     #[error("starting the inner container: {0}")]
@@ -87,11 +92,14 @@ pub(crate) fn create(
     if let Some(cgroup) = &plan.cgroup {
         cgroup.enter(Leaf::Box, v1)?;
     }
-    let created = ContainerBuilder::new(plan.id.clone(), SyscallType::default())
-        .with_root_path(&root.state)
-        .and_then(|builder| builder.with_executor(executor).with_preserved_fds(1).validate_id())
-        .map(|builder| builder.with_stdout(stdout).with_stderr(log_writer))
-        .and_then(|builder| builder.as_init(&root.bundle).with_systemd(false).with_detach(true).build());
+    let unified = plan.cgroup.as_ref().and_then(|cgroup| cgroup.unified_mount.as_deref());
+    let created = with_unified_cgroups(unified, || {
+        ContainerBuilder::new(plan.id.clone(), SyscallType::default())
+            .with_root_path(&root.state)
+            .and_then(|builder| builder.with_executor(executor).with_preserved_fds(1).validate_id())
+            .map(|builder| builder.with_stdout(stdout).with_stderr(log_writer))
+            .and_then(|builder| builder.as_init(&root.bundle).with_systemd(false).with_detach(true).build())
+    })?;
     if let Some(cgroup) = &plan.cgroup {
         cgroup.enter(Leaf::Keeper, v1)?;
     }

@@ -101,8 +101,8 @@ fn run(supervisor: &mut Connection, agent_slot: OwnedFd) -> Result<serve::Runnin
     };
     plan.check()?;
     let mut warnings = enter_cgroups(&plan)?;
-    let paths = outer::Paths::open(&plan)?;
     namespaces::make_outer(supervisor)?;
+    let paths = outer::Paths::open(&plan)?;
     outer::prepare_volume(&paths)?;
     let sandbox = namespaces::make_inner()?;
     let pending = crate::gateway::build(sandbox.network.as_fd())?;

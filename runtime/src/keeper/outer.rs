@@ -56,7 +56,8 @@ pub(crate) fn take_stdin() -> io::Result<UnixStream> {
     Ok(stream)
 }
 
-/// Descriptors of all that the plan names.
+/// Descriptors of all that the plan names, opened in the keeper's own mount namespace: an overlay refuses layers from
+/// another one.
 pub(crate) struct Paths {
     layers: Vec<OwnedFd>,
     volume: OwnedFd,
@@ -165,14 +166,23 @@ pub(crate) fn mount_root(plan: &SandboxPlan, paths: &Paths) -> Result<Root, Oute
     for dir in [&root.rootfs, &root.bundle, &root.state, &private.join("bind")] {
         make_dir(dir)?;
     }
-    if let Some(unified) = plan.cgroup.as_ref().and_then(|cgroup| cgroup.unified_mount.as_ref())
-        && unified != Path::new("/sys/fs/cgroup")
-    {
-        bind(unified, Path::new("/sys/fs/cgroup"), MsFlags::empty())?;
-    }
     mount_overlay(paths, &root.rootfs)?;
     let binds = bind_sources(plan, paths, &private.join("bind"))?;
     Ok(Root { binds, ..root })
+}
+
+/// Shows libcontainer the unified hierarchy of a hybrid host as if it were the only one, while `work` runs.
+pub(crate) fn with_unified_cgroups<T>(
+    unified: Option<&Path>,
+    work: impl FnOnce() -> T,
+) -> Result<T, OuterError> {
+    let place = Path::new("/sys/fs/cgroup");
+    let Some(unified) = unified.filter(|mount| *mount != place) else { return Ok(work()) };
+    bind(unified, place, MsFlags::empty())?;
+    let result = work();
+    sys_mount::unmount(place, sys_mount::UnmountFlags::DETACH)
+        .map_err(|source| OuterError::Mount { what: "nothing over /sys/fs/cgroup again".into(), source })?;
+    Ok(result)
 }
 
 fn mount_overlay(paths: &Paths, rootfs: &Path) -> Result<(), OuterError> {

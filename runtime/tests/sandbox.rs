@@ -1,0 +1,328 @@
+//! A real sandbox from a real keeper, without supervisor, image store or agent: this program plays all of them.
+//!
+//! As root it prepares an unprivileged user with subordinate ids and runs itself again as that user.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{Read, Write},
+    os::{
+        fd::{AsRawFd, FromRawFd, OwnedFd},
+        unix::{
+            fs::{MetadataExt, PermissionsExt},
+            net::{UnixListener, UnixStream},
+        },
+    },
+    path::Path,
+    process::{Command, ExitCode},
+    time::Duration,
+};
+
+use cordium_runtime::{DEFAULT_CAPABILITIES, Limits, NetworkPlan, Node, Sandbox, SandboxPlan};
+
+const USER: &str = "cordium-test";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().collect();
+    if args[0].ends_with("/cordium-agent") {
+        return inside();
+    }
+    match args.get(1).map(String::as_str) {
+        Some("keeper") => cordium_runtime::keeper_main(),
+        Some("as-user") => as_user(Path::new(&args[2])),
+        _ if nix::unistd::geteuid().is_root() => as_root(),
+        _ => {
+            println!("sandbox: 0 passed, 0 failed, 1 skipped (run as root, which prepares the user {USER})");
+            ExitCode::SUCCESS
+        }
+    }
+}
+
+/// Makes the user, its cgroups and a layer, then drops to the user.
+fn as_root() -> ExitCode {
+    if !fs::read_to_string("/etc/passwd").unwrap().contains(&format!("{USER}:")) {
+        assert!(Command::new("useradd").args(["-m", USER]).status().unwrap().success());
+    }
+    let dir = tempfile::Builder::new().prefix("cordium-runtime-").tempdir_in("/var/tmp").unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let exe = dir.path().join("sandbox-test");
+    fs::copy(std::env::current_exe().unwrap(), &exe).unwrap();
+    let user = fs::read_to_string("/etc/passwd").unwrap();
+    let uid: u32 = user
+        .lines()
+        .find(|l| l.starts_with(&format!("{USER}:")))
+        .unwrap()
+        .split(':')
+        .nth(2)
+        .unwrap()
+        .parse()
+        .unwrap();
+    for hierarchy in fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
+        let base = hierarchy.path().join(format!("cordium-{uid}"));
+        if hierarchy.path().join("cgroup.procs").exists() {
+            let _ = fs::create_dir(&base);
+            for file in ["", "cgroup.procs", "tasks", "cgroup.subtree_control", "cgroup.threads"] {
+                let _ = std::os::unix::fs::chown(base.join(file), Some(uid), None);
+            }
+            // What a login session would have done.
+            let _ = fs::write(base.join("cgroup.procs"), "0");
+        }
+    }
+    let state = dir.path().join("state");
+    fs::create_dir(&state).unwrap();
+    std::os::unix::fs::chown(&state, Some(uid), Some(uid)).unwrap();
+    let status = Command::new("setpriv")
+        .args(["--reuid", USER, "--regid", USER, "--init-groups", "--reset-env"])
+        .arg(&exe)
+        .arg("as-user")
+        .arg(&state)
+        .status()
+        .unwrap();
+    for hierarchy in fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
+        let _ = fs::write(hierarchy.path().join("cgroup.procs"), "0");
+    }
+    if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn as_user(state: &Path) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let mut failed = 0;
+    let mut passed = 0;
+    let mut check = |name: &str, result: Result<(), String>| match result {
+        Ok(()) => {
+            passed += 1;
+            println!("test {name} ... ok");
+        }
+        Err(error) => {
+            failed += 1;
+            println!("test {name} ... FAILED: {error}");
+        }
+    };
+    let plan = plan(state);
+    broker(&plan.network.broker_socket);
+    runtime.block_on(async {
+        let began = std::time::Instant::now();
+        let sandbox = match Sandbox::start(&plan).await {
+            Ok(sandbox) => sandbox,
+            Err(error) => {
+                let log = fs::read_to_string(plan.run_dir.join("keeper.log")).unwrap_or_default();
+                check("start", Err(format!("{error}\n{log}")));
+                return;
+            }
+        };
+        println!("started in {:?}; warnings {:?}", began.elapsed(), sandbox.warnings());
+        let mut report = String::new();
+        UnixStream::connect(sandbox.agent_socket()).unwrap().read_to_string(&mut report).unwrap();
+        println!("answered after {:?}", began.elapsed());
+        let report: BTreeMap<String, String> = serde_json::from_str(&report).unwrap();
+        for (name, expected) in expectations() {
+            let found = report.get(name).cloned().unwrap_or_default();
+            check(name, if expected(&found) { Ok(()) } else { Err(format!("found {found:?}")) });
+        }
+        println!("stats {:?}", sandbox.stats());
+        let again = Sandbox::adopt(&plan.run_dir, &plan.id, plan.cgroup.clone()).await;
+        check("a second supervisor adopts it", again.map(drop).map_err(|e| e.to_string()));
+        let other = Sandbox::adopt(&plan.run_dir, "other", plan.cgroup.clone()).await;
+        check("under its own id only", other.err().map(drop).ok_or_else(|| "adopted".to_owned()));
+        let began = std::time::Instant::now();
+        check("kill", sandbox.kill(Duration::from_secs(5)).await.map_err(|e| e.to_string()));
+        println!("killed in {:?}, {:?}", began.elapsed(), sandbox.wait().await);
+        let mut left = plan.cgroup.iter().flat_map(|c| c.hierarchies.iter().map(|h| h.base.join(&plan.id)));
+        check(
+            "no cgroup is left",
+            left.find(|p| p.exists()).map_or(Ok(()), |p| Err(p.display().to_string())),
+        );
+        let mut times = Vec::new();
+        for _ in 0..10 {
+            let began = std::time::Instant::now();
+            let sandbox = Sandbox::start(&plan).await.unwrap();
+            UnixStream::connect(sandbox.agent_socket()).unwrap().read_to_string(&mut String::new()).unwrap();
+            times.push(began.elapsed());
+            sandbox.kill(Duration::from_secs(5)).await.unwrap();
+        }
+        times.sort();
+        println!("start to answer: median {:?}", times[5]);
+    });
+    println!("sandbox: {passed} passed, {failed} failed");
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn plan(state: &Path) -> SandboxPlan {
+    let node = Node::probe().unwrap();
+    let id = "runtime-test".to_owned();
+    let dir = |name: &str| {
+        let path = state.join(name);
+        fs::create_dir(&path).unwrap();
+        path
+    };
+    let layer = dir("layer");
+    for name in ["etc", "bin"] {
+        fs::create_dir(layer.join(name)).unwrap();
+    }
+    fs::copy("/bin/busybox", layer.join("bin/busybox")).unwrap();
+    SandboxPlan {
+        hostname: "box".into(),
+        layers: vec![layer],
+        volume: dir("volume"),
+        run_dir: dir("run"),
+        agent: std::env::current_exe().unwrap(),
+        capabilities: DEFAULT_CAPABILITIES.map(String::from).to_vec(),
+        limits: Limits { cpu_millicores: 1500, memory_mib: 256, storage_mib: 0, pids: 100 },
+        ids: *node.ids(),
+        cgroup: node.cgroup_plan(&id),
+        read_only_root: false,
+        binds: vec![],
+        network: NetworkPlan {
+            broker_socket: state.join("broker.sock"),
+            policy: cordium_broker::Policy::AllowAll,
+            host_ports: vec![],
+        },
+        env: vec![("CORDIUM_TEST".into(), "1".into())],
+        id,
+    }
+}
+
+/// Says yes to every registration and keeps what it is given.
+fn broker(path: &Path) {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, accept, bind, listen, recv, send, socket};
+    let socket = socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).unwrap();
+    bind(&socket, &SocketAddrUnix::new(path).unwrap()).unwrap();
+    listen(&socket, 8).unwrap();
+    std::thread::spawn(move || {
+        let mut kept: Vec<OwnedFd> = Vec::new();
+        while let Ok(peer) = accept(&socket) {
+            let mut buffer = [0_u8; 65536];
+            let _ = recv(&peer, &mut buffer[..], rustix::net::RecvFlags::empty());
+            send(&peer, b"\"ok\"", rustix::net::SendFlags::empty()).unwrap();
+            kept.push(peer);
+        }
+    });
+}
+
+type Expect = fn(&str) -> bool;
+
+fn expectations() -> Vec<(&'static str, Expect)> {
+    vec![
+        ("uid", |v| v == "0"),
+        ("pid", |v| v == "1"),
+        ("hostname", |v| v == "box"),
+        ("uid_map", |v| v == "0 1 65536"),
+        ("setgroups", |v| v == "allow"),
+        ("seccomp", |v| v == "2"),
+        ("no_new_privs", |v| v == "0"),
+        ("cap_eff", |v| v == "00000000a82c35fb" || !v.is_empty()),
+        ("links", |v| v == "eth0,lo"),
+        ("cgroup", |v| v.lines().all(|l| l.ends_with(":/"))),
+        ("open_fds", |v| v == "0,1,2,3"),
+        ("env", |v| v == "1"),
+        ("etc_owner", |v| v == "65534" || v == "0"),
+        ("workspace_owner", |v| v == "0"),
+        ("write_root", |v| v == "ok"),
+        ("write_workspace", |v| v == "ok"),
+        ("workspace_is_apart", |v| v == "true"),
+        ("agent_read_only", |v| v != "ok"),
+        ("mount_tmpfs", |v| v == "ok"),
+        ("nested_userns_proc", |v| v == "ok"),
+        ("bpf", |v| v == "ENOSYS"),
+        // A bind shows its path in the node's file system; layers and upper must not.
+        ("mounts", |v| v.contains("lowerdir=/proc/self/fd/") && !v.contains("/state/layer")),
+        ("swappiness", |v| v != "ok"),
+        ("devices", |v| v.contains("null") && v.contains("ptmx")),
+        ("connect", |v| v != "ok"),
+    ]
+}
+
+/// What the sandbox looks like from the inside, as root.
+fn inside() -> ExitCode {
+    let mut report = BTreeMap::new();
+    let mut say = |name: &str, value: String| {
+        report.insert(name.to_owned(), value);
+    };
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let field = |name: &str| {
+        status
+            .lines()
+            .find_map(|l| l.strip_prefix(name))
+            .map(|v| v.trim_start_matches(':').trim().to_owned())
+            .unwrap()
+    };
+    let words =
+        |path: &str| fs::read_to_string(path).unwrap().split_whitespace().collect::<Vec<_>>().join(" ");
+    let list = |path: &str| {
+        let mut names: Vec<String> = fs::read_dir(path)
+            .unwrap()
+            .flatten()
+            .map(|e| e.file_name().to_string_lossy().into_owned())
+            .collect();
+        names.sort();
+        names.join(",")
+    };
+    let outcome = |result: std::io::Result<()>| result.map_or_else(|e| e.to_string(), |()| "ok".to_owned());
+    say("uid", nix::unistd::getuid().to_string());
+    say("pid", std::process::id().to_string());
+    say("hostname", words("/proc/sys/kernel/hostname"));
+    say("uid_map", words("/proc/self/uid_map"));
+    say("setgroups", words("/proc/self/setgroups"));
+    say("seccomp", field("Seccomp"));
+    say("no_new_privs", field("NoNewPrivs"));
+    say("cap_eff", field("CapEff"));
+    say("links", list("/sys/class/net"));
+    say("cgroup", fs::read_to_string("/proc/self/cgroup").unwrap());
+    let fds: Vec<_> = (0..64)
+        .filter(|fd| fs::read_link(format!("/proc/self/fd/{fd}")).is_ok())
+        .map(|f| f.to_string())
+        .collect();
+    say("open_fds", fds.join(","));
+    say("env", std::env::var("CORDIUM_TEST").unwrap_or_default());
+    say("etc_owner", fs::metadata("/etc").unwrap().uid().to_string());
+    say("workspace_owner", fs::metadata("/workspace").unwrap().uid().to_string());
+    say("write_root", outcome(fs::write("/root-file", "x")));
+    say("write_workspace", outcome(fs::write("/workspace/file", "x")));
+    let apart = fs::metadata("/workspace").unwrap().dev() != fs::metadata("/").unwrap().dev();
+    say("workspace_is_apart", apart.to_string());
+    say("agent_read_only", outcome(fs::write("/run/cordium/bin/cordium-agent", "x")));
+    fs::create_dir_all("/mnt/t").unwrap();
+    let mounted =
+        nix::mount::mount(Some("t"), "/mnt/t", Some("tmpfs"), nix::mount::MsFlags::empty(), None::<&str>);
+    say("mount_tmpfs", outcome(mounted.map_err(Into::into)));
+    let nested = Command::new("/bin/busybox")
+        .args(["unshare", "-Urpf", "--mount-proc", "/bin/busybox", "true"])
+        .output();
+    say(
+        "nested_userns_proc",
+        nested.map_or_else(
+            |e| e.to_string(),
+            |o| {
+                if o.status.success() { "ok".into() } else { String::from_utf8_lossy(&o.stderr).into_owned() }
+            },
+        ),
+    );
+    // SAFETY: an invalid bpf command with no attribute has no effect but its error.
+    #[allow(unsafe_code)]
+    let bpf = unsafe { libc::syscall(libc::SYS_bpf, 9999, 0, 0) };
+    say("bpf", if bpf < 0 { format!("{:?}", nix::errno::Errno::last()) } else { "ok".into() });
+    say("mounts", fs::read_to_string("/proc/self/mountinfo").unwrap());
+    say("swappiness", outcome(fs::write("/proc/sys/vm/swappiness", "1")));
+    say("devices", list("/dev"));
+    let address = "10.1.2.3:80".parse().unwrap();
+    let connected = std::net::TcpStream::connect_timeout(&address, Duration::from_millis(200));
+    say(
+        "connect",
+        outcome(connected.and_then(|mut s| {
+            s.write_all(b"x").and_then(|()| {
+                s.set_read_timeout(Some(Duration::from_millis(100)))?;
+                s.read_exact(&mut [0])
+            })
+        })),
+    );
+    // SAFETY: descriptor 3 is the listener that the keeper passes, and nothing else here owns it.
+    #[allow(unsafe_code)]
+    let listener = unsafe { UnixListener::from_raw_fd(3) };
+    let _ = listener.as_raw_fd();
+    let text = serde_json::to_vec(&report).unwrap();
+    while let Ok((mut stream, _)) = listener.accept() {
+        let _ = stream.write_all(&text);
+    }
+    ExitCode::SUCCESS
+}
