@@ -1,0 +1,20 @@
+//! The node daemon: owns the workspaces of one node from request to storage, and tells their phases.
+//!
+//! A start travels `grpc::node` → `plan` → [`workspaces`] → [`workspace`] → `runtime` and the agent; phases come back
+//! through [`store`] → [`phases`]. The daemon never runs tenant code and needs no privilege.
+
+pub mod agent_link;
+pub mod capacity;
+pub mod context;
+pub mod failure;
+pub mod grpc;
+pub mod images;
+pub mod logs;
+pub mod phases;
+pub mod plan;
+pub mod request_error;
+pub mod runtime;
+pub mod store;
+pub mod timeouts;
+pub mod workspace;
+pub mod workspaces;

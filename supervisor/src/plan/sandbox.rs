@@ -1,0 +1,38 @@
+//! What the keeper is told to build.
+
+use cordium_runtime::{Limits, NetworkPlan, SandboxPlan};
+
+use super::RunPlan;
+use crate::{context::Context, images::RunImage};
+
+/// The plan of the sandbox of a run.
+pub fn sandbox_plan(plan: &RunPlan, image: &RunImage, context: &Context) -> SandboxPlan {
+    let uid = &plan.prepare.workspace_uid;
+    let settings = &context.sandbox;
+    let (ids, cgroup) = context.runtime.grant(uid);
+    SandboxPlan {
+        id: uid.clone(),
+        hostname: plan.prepare.hostname.clone(),
+        layers: image.layers.clone(),
+        volume: context.dirs.volume(uid),
+        run_dir: context.dirs.sandbox(uid),
+        agent: settings.agent.clone(),
+        capabilities: plan.capabilities.clone(),
+        limits: Limits {
+            cpu_millicores: plan.limit.cpu_millicores,
+            memory_mib: plan.limit.memory_mib,
+            storage_mib: plan.limit.storage_mib,
+            pids: plan.limit.pids,
+        },
+        ids,
+        cgroup,
+        read_only_root: plan.prepare.read_only_root,
+        binds: Vec::new(),
+        network: NetworkPlan {
+            broker_socket: settings.broker_socket.clone(),
+            policy: plan.egress.unwrap_or(settings.policy),
+            host_ports: settings.host_ports.clone(),
+        },
+        env: Vec::new(),
+    }
+}

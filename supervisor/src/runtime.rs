@@ -1,0 +1,73 @@
+//! The sandbox runtime as the state machine sees it: a trait, so that it can be tested without namespaces.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use cordium_runtime::{IdMap, SandboxPlan, cgroup::CgroupPlan};
+use futures::future::BoxFuture;
+
+/// A failed step of the runtime: words for people, the whole chain of causes.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct RuntimeFailure(pub String);
+
+/// How a sandbox ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    /// In words.
+    pub message: String,
+    /// The kernel killed it for want of memory.
+    pub out_of_memory: bool,
+}
+
+/// A running sandbox.
+pub trait SandboxHandle: Send + Sync + 'static {
+    /// Where its agent answers.
+    fn agent_socket(&self) -> PathBuf;
+    /// What could not be enforced, in words.
+    fn warnings(&self) -> Vec<String>;
+    /// Resolves when it has ended.
+    fn wait(&self) -> BoxFuture<'_, Ended>;
+    /// Ends every process in it and the keeper, and undoes what the keeper made.
+    fn kill(&self, timeout: Duration) -> BoxFuture<'_, Result<(), RuntimeFailure>>;
+}
+
+/// Makes sandboxes.
+pub trait SandboxRuntime: Send + Sync + 'static {
+    /// The id map and the cgroup that a workspace gets.
+    fn grant(&self, uid: &str) -> (IdMap, Option<CgroupPlan>);
+    /// What this node cannot enforce, in words.
+    fn warnings(&self) -> Vec<String>;
+    /// Removes a directory whose files may belong to subordinate ids. What is not there is fine.
+    fn remove_tree<'a>(&'a self, path: &'a Path) -> BoxFuture<'a, Result<(), RuntimeFailure>>;
+    /// Starts a sandbox; its agent is listening when this returns.
+    fn start<'a>(
+        &'a self,
+        plan: &'a SandboxPlan,
+    ) -> BoxFuture<'a, Result<Arc<dyn SandboxHandle>, RuntimeFailure>>;
+    /// Takes over a sandbox that an earlier supervisor started. Nothing when there is none any more.
+    fn adopt<'a>(
+        &'a self,
+        uid: &'a str,
+        run_dir: &'a Path,
+    ) -> BoxFuture<'a, Result<Option<Arc<dyn SandboxHandle>>, RuntimeFailure>>;
+}
+
+/// An error and its causes, in one line.
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        // Many errors already say their cause.
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}

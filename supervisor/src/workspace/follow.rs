@@ -1,0 +1,173 @@
+//! What goes on beside a workspace that is up: the watch on its agent, the wait for its sandbox, its log.
+
+use std::{sync::Arc, time::Duration};
+
+use cordium_proto::v1::{LogEntry, LogsRequest, WatchAgentRequest};
+use futures::StreamExt as _;
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{Event, Halted, Report};
+use crate::{
+    agent_link::AgentLink,
+    context::Context,
+    logs::{Line, Log},
+    runtime::SandboxHandle,
+};
+
+const FIRST_RETRY: Duration = Duration::from_millis(50);
+const LAST_RETRY: Duration = Duration::from_secs(2);
+/// How many log entries are written at once.
+const LOG_BATCH: usize = 64;
+
+/// Reports the end of the sandbox.
+pub async fn wait(sandbox: Arc<dyn SandboxHandle>, cancel: CancellationToken, report: Report) {
+    tokio::select! {
+        () = cancel.cancelled() => {}
+        ended = sandbox.wait() => {
+            // Without an owner nobody wants to know.
+            let _ = report.send(Event::SandboxEnded(ended)).await;
+        }
+    }
+}
+
+/// Reports every event of the agent once, across broken connections, until it is out of reach for `lost_after`.
+pub async fn watch(link: AgentLink, cancel: CancellationToken, report: Report, lost_after: Duration) {
+    tokio::select! {
+        () = cancel.cancelled() => {}
+        ended = watch_until_lost(link, &report, lost_after) => if let Ok(message) = ended {
+            // As above.
+            let _ = report.send(Event::AgentLost(message)).await;
+        }
+    }
+}
+
+async fn watch_until_lost(link: AgentLink, report: &Report, lost_after: Duration) -> Result<String, Halted> {
+    let mut seen = 0;
+    let mut reached = Instant::now();
+    let mut retry = FIRST_RETRY;
+    loop {
+        let problem = match link.agent().watch_agent(WatchAgentRequest {}).await {
+            Ok(events) => {
+                let connected = Instant::now();
+                // The agent repeats everything since it began.
+                let mut events = events.into_inner().skip(seen);
+                let problem = loop {
+                    match events.next().await {
+                        Some(Ok(event)) => {
+                            seen += 1;
+                            report.send(Event::Agent(event)).await?;
+                        }
+                        Some(Err(status)) => break status.message().to_owned(),
+                        None => break "it ended its event stream".to_owned(),
+                    }
+                };
+                // One that hangs up at once cannot be said to answer.
+                if connected.elapsed() > FIRST_RETRY {
+                    reached = Instant::now();
+                    retry = FIRST_RETRY;
+                }
+                problem
+            }
+            Err(status) => status.message().to_owned(),
+        };
+        if reached.elapsed() >= lost_after {
+            return Ok(format!("the agent does not answer any more: {problem}"));
+        }
+        sleep(retry).await;
+        retry = (retry * 2).min(LAST_RETRY);
+    }
+}
+
+/// Copies the agent's log to the node.
+pub struct Pump {
+    task: JoinHandle<()>,
+    drain: CancellationToken,
+}
+
+impl Pump {
+    pub fn spawn(context: &Arc<Context>, link: AgentLink, log: Arc<Log>, run_id: String) -> Self {
+        let drain = CancellationToken::new();
+        let copier = Copier { link, log, run_id, cursor: 0 };
+        let (last, shutdown) = (drain.clone(), context.shutdown.clone());
+        let task = context.tasks.spawn(async move {
+            tokio::select! {
+                () = shutdown.cancelled() => {}
+                () = copier.run(last) => {}
+            }
+        });
+        Self { task, drain }
+    }
+
+    /// Copies what is there now and ends. The agent must still be there.
+    pub async fn finish(self, limit: Duration) {
+        self.drain.cancel();
+        let abort = self.task.abort_handle();
+        if timeout(limit, self.task).await.is_err() {
+            tracing::warn!("the last log entries of a workspace did not come in time");
+            abort.abort();
+        }
+    }
+}
+
+struct Copier {
+    link: AgentLink,
+    log: Arc<Log>,
+    run_id: String,
+    cursor: u64,
+}
+
+impl Copier {
+    async fn run(mut self, drain: CancellationToken) {
+        match self.log.agent_cursor(&self.run_id).await {
+            Ok(cursor) => self.cursor = cursor,
+            Err(error) => tracing::warn!(%error, "opening a workspace's log"),
+        }
+        let mut retry = FIRST_RETRY;
+        while !drain.is_cancelled() {
+            tokio::select! {
+                () = drain.cancelled() => break,
+                copied = self.copy(true) => if copied { retry = FIRST_RETRY },
+            }
+            tokio::select! {
+                () = drain.cancelled() => break,
+                () = sleep(retry) => retry = (retry * 2).min(LAST_RETRY),
+            }
+        }
+        self.copy(false).await;
+    }
+
+    /// Copies until the stream ends; says whether anything came.
+    async fn copy(&mut self, follow: bool) -> bool {
+        let request = LogsRequest { follow, after_seq: self.cursor, ..LogsRequest::default() };
+        let Ok(entries) = self.link.session().logs(request).await else { return false };
+        let mut batches = entries.into_inner().ready_chunks(LOG_BATCH);
+        let mut copied = false;
+        while let Some(batch) = batches.next().await {
+            let entries: Vec<LogEntry> = batch.into_iter().filter_map(Result::ok).collect();
+            let Some(last) = entries.last().map(|entry| entry.seq) else { continue };
+            let lines = entries.into_iter().map(line_of).collect();
+            if let Err(error) = self.log.append(&self.run_id, lines).await {
+                // The disk may be full; the entries are lost and the numbers will show it.
+                tracing::warn!(%error, "writing to a workspace's log");
+            }
+            self.cursor = last;
+            copied = true;
+        }
+        copied
+    }
+}
+
+fn line_of(entry: LogEntry) -> Line {
+    Line {
+        source: entry.source(),
+        stream: entry.stream(),
+        name: entry.name,
+        data: entry.data,
+        at: entry.at,
+        agent_seq: entry.seq,
+    }
+}

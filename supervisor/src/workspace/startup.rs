@@ -1,0 +1,187 @@
+//! Brings a workspace up, step by step, and reports each phase to its owner.
+//!
+//! Every step ends early when the owner cancels, and none takes longer than its bound. A sandbox that is being
+//! made is not abandoned half way: the start-up waits for it, for a bounded time, and hands it over.
+
+use std::{sync::Arc, time::Duration};
+
+use cordium_proto::v1::{WorkspaceState, failure::Type};
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::{Event, Halted, Report, StartupEnd, pull};
+use crate::{
+    agent_link::AgentLink,
+    context::Context,
+    failure::failure,
+    logs::Log,
+    plan::{self, RunPlan},
+    runtime::{RuntimeFailure, SandboxHandle},
+};
+
+/// How long a cancelled start-up waits for a sandbox that is being made.
+const ABANDON: Duration = Duration::from_secs(15);
+/// Between two attempts to reach the agent.
+const AGENT_RETRY: Duration = Duration::from_millis(10);
+
+/// A start-up of one run.
+pub struct Startup {
+    pub context: Arc<Context>,
+    pub plan: RunPlan,
+    pub fresh: bool,
+    pub cancel: CancellationToken,
+    pub report: Report,
+    pub log: Arc<Log>,
+    pub deadline: Instant,
+}
+
+impl Startup {
+    pub async fn run(self) {
+        let report = self.report.clone();
+        let mut end = StartupEnd { result: Err(Halted::Cancelled), sandbox: None, lease: None };
+        end.result = self.steps(&mut end.sandbox, &mut end.lease).await;
+        // Without an owner the supervisor is ending; the next one looks at what is left.
+        let _ = report.send(Event::StartupEnded(end)).await;
+    }
+
+    async fn steps(
+        self,
+        sandbox: &mut Option<Arc<dyn SandboxHandle>>,
+        lease: &mut Option<Arc<crate::images::RunImage>>,
+    ) -> Result<AgentLink, Halted> {
+        self.phase(WorkspaceState::Initializing, "preparing storage".to_owned(), Vec::new()).await?;
+        self.storage().await?;
+
+        self.phase(WorkspaceState::PullingImage, format!("pulling {}", self.plan.image), Vec::new()).await?;
+        let puller = pull::Pull {
+            context: &self.context,
+            plan: &self.plan,
+            report: &self.report,
+            log: &self.log,
+            cancel: &self.cancel,
+        };
+        let image = puller.run().await?;
+        *lease = Some(image.clone());
+        let (reference, digest) = (image.reference.clone(), image.digest.clone());
+        self.report.send(Event::Image { reference, digest }).await?;
+
+        self.phase(WorkspaceState::StartingRuntime, "starting the sandbox".to_owned(), Vec::new()).await?;
+        let prepare = plan::finish_prepare(&self.plan, &image.config, self.fresh, self.remaining())
+            .map_err(|message| Halted::Failed(failure(Type::RunContainer, message)))?;
+        let made = self.sandbox(&image).await?;
+        let warnings = made.warnings();
+        let link = AgentLink::new(&made.agent_socket());
+        *sandbox = Some(made);
+
+        self.phase(WorkspaceState::Preparing, "the agent is preparing".to_owned(), warnings).await?;
+        self.prepare(&link, prepare).await?;
+        Ok(link)
+    }
+
+    async fn phase(
+        &self,
+        state: WorkspaceState,
+        detail: String,
+        warnings: Vec<String>,
+    ) -> Result<(), Halted> {
+        if self.cancel.is_cancelled() {
+            return Err(Halted::Cancelled);
+        }
+        self.report.send(Event::Phase { state, detail, warnings }).await
+    }
+
+    fn remaining(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+
+    async fn storage(&self) -> Result<(), Halted> {
+        let uid = &self.plan.prepare.workspace_uid;
+        let volume = self.context.dirs.volume(uid);
+        let run_dir = self.context.dirs.sandbox(uid);
+        let runtime = self.context.runtime.clone();
+        let ephemeral = self.plan.ephemeral;
+        let work = async {
+            // What a crash left of an earlier run is not this run's.
+            runtime.remove_tree(&run_dir).await?;
+            if ephemeral {
+                runtime.remove_tree(&volume).await?;
+            }
+            let (volume, run_dir) = (volume.clone(), run_dir.clone());
+            let made = tokio::task::spawn_blocking(move || {
+                for dir in [&run_dir, &volume] {
+                    Context::make_dir(dir).map_err(|source| {
+                        RuntimeFailure(format!("making the directory {}: {source}", dir.display()))
+                    })?;
+                }
+                Ok(())
+            });
+            made.await.unwrap_or_else(|_| Err(RuntimeFailure("the preparation was cut off".to_owned())))
+        };
+        let limit = self.context.timeouts.storage;
+        self.step(limit, "preparing the storage", work)
+            .await?
+            .map_err(|e| Halted::Failed(failure(Type::LoadStorage, format!("preparing the storage: {e}"))))
+    }
+
+    /// Starts the sandbox in a task of its own, which is waited for even when the start-up is cancelled.
+    async fn sandbox(&self, image: &crate::images::RunImage) -> Result<Arc<dyn SandboxHandle>, Halted> {
+        let plan = plan::sandbox_plan(&self.plan, image, &self.context);
+        let runtime = self.context.runtime.clone();
+        let mut start = tokio::spawn(async move { runtime.start(&plan).await });
+        let limit = self.context.timeouts.runtime.min(self.remaining());
+        let ended = tokio::select! {
+            ended = timeout(limit, &mut start) => ended.ok(),
+            () = self.cancel.cancelled() => timeout(ABANDON, &mut start).await.ok(),
+        };
+        let fail = |message: String| Halted::Failed(failure(Type::RunContainer, message));
+        match ended {
+            Some(Ok(Ok(sandbox))) => Ok(sandbox),
+            Some(Ok(Err(error))) => Err(fail(format!("starting the sandbox: {error}"))),
+            Some(Err(_)) => Err(fail("starting the sandbox: its task has panicked".to_owned())),
+            None => {
+                start.abort();
+                let message = format!("starting the sandbox took more than {limit:?}");
+                Err(Halted::Failed(failure(Type::StartupTimeoutExceeded, message)))
+            }
+        }
+    }
+
+    /// Waits until the agent answers and tells it what to do.
+    async fn prepare(
+        &self,
+        link: &AgentLink,
+        request: cordium_proto::v1::PrepareRequest,
+    ) -> Result<(), Halted> {
+        let work = async {
+            loop {
+                match link.agent().prepare(request.clone()).await {
+                    Ok(_) => return Ok(()),
+                    Err(status) if status.code() == tonic::Code::Unavailable => {
+                        tokio::time::sleep(AGENT_RETRY).await;
+                    }
+                    Err(status) => return Err(status),
+                }
+            }
+        };
+        let limit = self.context.timeouts.agent;
+        self.step(limit, "reaching the agent", work).await?.map_err(|status| {
+            let message = format!("the agent refused to prepare: {}", status.message());
+            Halted::Failed(failure(Type::RunContainer, message))
+        })
+    }
+
+    async fn step<T>(
+        &self,
+        limit: Duration,
+        doing: &str,
+        work: impl Future<Output = T>,
+    ) -> Result<T, Halted> {
+        tokio::select! {
+            () = self.cancel.cancelled() => Err(Halted::Cancelled),
+            done = timeout(limit, work) => done.map_err(|_| {
+                let message = format!("{doing} took more than {limit:?}");
+                Halted::Failed(failure(Type::StartupTimeoutExceeded, message))
+            }),
+        }
+    }
+}
