@@ -47,7 +47,7 @@ pub use parse::{
     Document, MAX_DOCUMENT_BYTES, Metadata, Resource, parse_document, parse_resolved_json, parse_space_json,
     parse_template_json, parse_workspace_json,
 };
-pub use reference::ImageUrl;
+pub use reference::{ImageUrl, ImageUrlError, absolute_image};
 pub use resolve::{LimitDefaults, check_supported, resolve, secret_names};
 pub use schema::{DocumentKind, json_schema};
 pub use validate::{

@@ -1,7 +1,10 @@
 //! What `image.registry.url` may say.
 
-use std::path::PathBuf;
+use std::fmt;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
+
+use crate::model::ImageSource;
 
 /// Where an image is to be had.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,6 +52,34 @@ impl FromStr for ImageUrl {
         }
         if is_reference(text) { Ok(Self::Registry(text.to_string())) } else { Err(ImageUrlError) }
     }
+}
+
+impl fmt::Display for ImageUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Registry(reference) => f.write_str(reference),
+            Self::OciLayout { dir, tag: Some(tag) } => write!(f, "oci:{}:{tag}", dir.display()),
+            Self::OciLayout { dir, tag: None } => write!(f, "oci:{}", dir.display()),
+            Self::DockerArchive { file } => write!(f, "docker-archive:{}", file.display()),
+        }
+    }
+}
+
+/// Makes the path of a local image absolute, as a node needs it: people mean it relative to `base`, which is where
+/// their file lies or where they are.
+pub fn absolute_image(image: &mut ImageSource, base: &Path) {
+    let ImageSource::Registry(image) = image else { return };
+    let absolute = match image.url.parse() {
+        Ok(ImageUrl::OciLayout { dir, tag }) => ImageUrl::OciLayout { dir: join(base, &dir), tag },
+        Ok(ImageUrl::DockerArchive { file }) => ImageUrl::DockerArchive { file: join(base, &file) },
+        Ok(ImageUrl::Registry(_)) | Err(ImageUrlError) => return,
+    };
+    image.url = absolute.to_string();
+}
+
+fn join(base: &Path, path: &Path) -> PathBuf {
+    // Through components, so that "./" disappears.
+    base.join(path).components().collect()
 }
 
 /// `[HOST[:PORT]/]PATH[:TAG][@DIGEST]`
@@ -106,6 +137,7 @@ fn is_component(text: &str) -> bool {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::model::RegistryImage;
 
     #[test]
     fn references_are_told_from_other_text() {
@@ -167,6 +199,21 @@ mod tests {
         assert_eq!("docker-archive:/srv/image.tar".parse(), Ok(file));
         for bad in ["oci:", "oci::x", "oci:/srv/base:", "docker-archive:", "oci:/a\nb"] {
             assert!(bad.parse::<ImageUrl>().is_err(), "{bad:?}");
+        }
+    }
+    #[test]
+    fn local_images_become_absolute() {
+        for (url, expected) in [
+            ("oci:./build/layout:v1", "oci:/home/me/build/layout:v1"),
+            ("oci:/srv/base", "oci:/srv/base"),
+            ("docker-archive:a.tar", "docker-archive:/home/me/a.tar"),
+            ("alpine:3.21", "alpine:3.21"),
+            ("oci:${{ vars.X }}:", "oci:${{ vars.X }}:"),
+        ] {
+            let mut image = ImageSource::Registry(RegistryImage { url: url.into(), authentication: None });
+            absolute_image(&mut image, Path::new("/home/me"));
+            let ImageSource::Registry(image) = image else { panic!("no registry") };
+            assert_eq!(image.url, expected);
         }
     }
 }

@@ -75,21 +75,17 @@ impl Fault {
         let found = lookup(tree, path);
         match self {
             Self::UnknownField { name, allowed } => {
-                let mut holder = at;
-                if path.iter().last().is_some_and(|last| matches!(last, Segment::Map { key } if *key == name))
-                {
-                    holder.truncate(holder.len() - name.len());
-                    holder.truncate(holder.trim_end_matches('.').len());
+                // The reader may or may not have taken the unknown name into the path already.
+                let mut segments: Vec<_> = path.iter().collect();
+                if segments.last().is_some_and(|last| matches!(last, Segment::Map { key } if *key == name)) {
+                    segments.pop();
                 }
+                let mut at = join_segments(root, segments);
+                push_field(&mut at, &name);
                 let hint = closest(&name, allowed)
                     .map(|near| format!(" did you mean {near:?}?"))
                     .unwrap_or_default();
-                let holder = if holder.is_empty() { String::new() } else { format!("{holder}.") };
-                let shown = quote(&name);
-                SpecError::new(
-                    format!("{holder}{}", &shown[1..shown.len() - 1]),
-                    format!("unknown field;{hint} allowed: {}", allowed.join(", ")),
-                )
+                SpecError::new(at, format!("unknown field;{hint} allowed: {}", allowed.join(", ")))
             }
             Self::UnknownVariant { allowed } => {
                 let was = match found {
@@ -142,8 +138,12 @@ pub(super) fn show(value: &Value) -> String {
 
 /// `spec` + `.runtime.tasks[0]`.
 pub(super) fn join(root: &str, path: &Path) -> String {
+    join_segments(root, path.iter())
+}
+
+fn join_segments<'a>(root: &str, segments: impl IntoIterator<Item = &'a Segment>) -> String {
     let mut text = root.to_string();
-    for segment in path.iter() {
+    for segment in segments {
         match segment {
             Segment::Seq { index } => text.push_str(&format!("[{index}]")),
             Segment::Map { key } => push_field(&mut text, key),

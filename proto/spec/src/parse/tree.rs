@@ -55,7 +55,7 @@ fn read_json(text: &str, root: &str) -> Option<Result<Value, SpecError>> {
 
 fn read_yaml(text: &str, root: &str) -> Result<Value, SpecError> {
     let budget = Budget::default();
-    let mut path = String::new();
+    let mut path = root.to_string();
     let options = serde_saphyr::options! {
         budget: serde_saphyr::budget! {
             max_reader_input_bytes: Some(MAX_DOCUMENT_BYTES),
@@ -79,20 +79,36 @@ fn read_yaml(text: &str, root: &str) -> Result<Value, SpecError> {
         let tracked = serde_path_to_error::Deserializer::new(yaml, &mut track);
         let result = Seed { budget: &budget, depth: 0 }.deserialize(tracked);
         if result.is_err() {
-            path = join("", &track.path());
+            path = join(root, &track.path());
         }
         result
     });
-    result.map_err(|error| {
-        let message: String =
-            error.to_string().lines().next().unwrap_or_default().chars().take(300).collect();
-        let path = if path.is_empty() || root.is_empty() {
-            format!("{root}{path}")
-        } else {
-            format!("{root}.{path}")
-        };
-        SpecError::new(path, format!("not readable as YAML: {message}"))
-    })
+    result.map_err(|error| SpecError::new(path, in_words(&error)))
+}
+
+fn in_words(error: &serde_saphyr::Error) -> String {
+    use serde_saphyr::Error;
+    let place = error.location().map(|at| format!(" (line {}, column {})", at.line(), at.column()));
+    let place = place.unwrap_or_default();
+    match error.without_snippet() {
+        Error::MultipleDocuments { .. } => format!("was more than one document{place}; allowed: one"),
+        Error::DuplicateMappingKey { key: Some(key), .. } => {
+            format!("the field {} is there twice{place}", quote(key))
+        }
+        Error::DuplicateMappingKey { .. } => format!("a field is there twice{place}"),
+        other => {
+            let message = other.to_string();
+            // An alias wraps the breach that its expansion led to.
+            if matches!(other, Error::Budget { .. }) || message.contains("budget breached") {
+                return format!(
+                    "was too large once aliases are expanded{place}; allowed: {MAX_NODES} values, 4 MiB of text, \
+                     {MAX_DEPTH} levels"
+                );
+            }
+            let first: String = message.lines().next().unwrap_or_default().chars().take(300).collect();
+            format!("not readable as YAML: {first}")
+        }
+    }
 }
 
 struct Budget {
