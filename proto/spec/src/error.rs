@@ -11,7 +11,15 @@ pub struct SpecError {
     pub message: String,
 }
 
+/// How an error says that a variable which the field uses is not set.
+pub(crate) const UNSET_VARS: &str = "variables that were not set";
+
 impl SpecError {
+    /// True when the field is wrong because a variable in it has no value: the variables of a start may mend it.
+    pub fn wants_vars(&self) -> bool {
+        self.message.contains(UNSET_VARS)
+    }
+
     pub(crate) fn new(path: impl Into<String>, message: impl Into<String>) -> Self {
         Self { path: path.into(), message: message.into() }
     }

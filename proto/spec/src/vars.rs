@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::error::{SpecError, quote};
+use crate::error::{SpecError, UNSET_VARS, quote};
 
 /// Bytes of one variable once expanded.
 const MAX_VALUE: usize = 16 << 10;
@@ -156,9 +156,7 @@ impl Vars {
             .collect();
         missing.dedup();
         if !missing.is_empty() {
-            error
-                .message
-                .push_str(&format!("; variables that were not set and so are empty: {}", missing.join(", ")));
+            error.message.push_str(&format!("; {UNSET_VARS} and so are empty: {}", missing.join(", ")));
         }
         error
     }

@@ -111,10 +111,10 @@ pub struct Filesystem {
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Capabilities {
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 64))]
+    #[schemars(length(max = 64), inner(regex(pattern = "^(CAP_)?[A-Z_]+$")))]
     pub add: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 64))]
+    #[schemars(length(max = 64), inner(regex(pattern = "^(CAP_)?[A-Z_]+$")))]
     pub drop: Vec<String>,
 }
 

@@ -231,6 +231,10 @@ fn what_variables_make_of_a_field_is_checked_again() {
         ("{}", vec![("a b", "")], "vars: was \"a b\""),
     ] {
         let error = resolved("{}", workspace, "{}", &vars).expect_err(workspace).to_string();
+        assert_eq!(
+            error.contains("not set"),
+            resolved("{}", workspace, "{}", &vars).unwrap_err().wants_vars()
+        );
         assert!(error.starts_with(expected), "{workspace}\n got {error}\nwant {expected}");
     }
 }
