@@ -31,3 +31,12 @@ pub use fixture::Fixture;
 pub use serde_json::json;
 pub use suite::{Suite, skip};
 pub use workspace::Workspace;
+
+/// Fails the case unless two values are equal, and shows both.
+#[macro_export]
+macro_rules! ensure_eq {
+    ($left:expr, $right:expr $(,)?) => {{
+        let (left, right) = (&$left, &$right);
+        $crate::ensure!(*left == *right, "{} is {:?}, expected {:?}", stringify!($left), left, right);
+    }};
+}

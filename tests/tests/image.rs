@@ -1,1 +1,256 @@
-fn main() {}
+//! Image: any image starts; a broken image or registry fails with a message, and the same workspace starts once mended.
+
+use std::{process::ExitCode, sync::Arc, time::Duration};
+
+use cordium_tests::{
+    Context, Fixture, Result, Suite, Workspace, ensure, ensure_eq, images, json,
+    oci::{self, Compression, Config, LayerWriter, Layout},
+    registry::{Fault, FaultyRegistry, Registry},
+    spec::with_image,
+    v1::{Failure, Kind, UpdateRequest, WorkspaceState as State, failure::Type},
+    watch::names,
+    workspace::put_secret,
+};
+
+fn main() -> ExitCode {
+    Suite::new("image")
+        .case("missing_image_fails_and_starts_once_mended", missing_image)
+        .case("missing_tag", missing_tag)
+        .case("image_without_glibc", image_without_glibc)
+        .case("image_of_one_static_program", image_of_one_static_program)
+        .case("layers_replace_delete_and_hide", layers_replace_delete_and_hide)
+        .case("registry_with_a_password", registry_with_a_password)
+        .case("oci_layout_and_docker_archive", oci_layout_and_docker_archive)
+        .case("registry_that_answers_500", registry_that_answers_500)
+        .case("registry_that_closes_half_way", registry_that_closes_half_way)
+        .case("layer_with_a_wrong_digest", layer_with_a_wrong_digest)
+        .case("layer_with_a_wrong_diff_id", layer_with_a_wrong_diff_id)
+        .case("layers_that_try_to_escape", layers_that_try_to_escape)
+        .case("layers_are_shared_and_pulled_once", layers_are_shared_and_pulled_once)
+        .case("list_pull_remove_prune", list_pull_remove_prune)
+        .run(|| Fixture::start("image"))
+}
+
+/// Runs a workspace whose image is bad to its end.
+async fn fail(f: &Fixture, name: &str, reference: &str) -> Result<(Workspace, Failure)> {
+    let w = f.create(name, &with_image(reference, json!({}))).await?;
+    let (watch, workspace) = w.start_to_end().await?;
+    ensure!(!watch.seen.contains(&State::StartingRuntime), "went on after {}", names(&watch.seen));
+    let status = workspace.status.context("there is no status")?;
+    ensure_eq!(status.successful_runs, 0);
+    let failure = status.failure.context("there is no failure")?;
+    ensure!(matches!(failure.r#type, Some(Type::ImagePull(_))), "the failure is {failure:?}");
+    ensure!(failure.message.len() > 20, "the message says little: {}", failure.message);
+    let run = status.run.or_else(|| status.last_runs.first().cloned()).context("there is no run")?;
+    ensure!(run.failure.is_some(), "the run does not know its failure");
+    Ok((w, failure))
+}
+
+async fn mend(w: &Workspace, spec: &serde_json::Value) -> Result<()> {
+    let mut request = UpdateRequest { r#ref: w.uid.clone(), spec_json: Some(spec.to_string()), ..Default::default() };
+    request.set_kind(Kind::Workspace);
+    w.clients.control.clone().update(request).await?;
+    w.start().await.map(drop)
+}
+
+async fn missing_image(f: Arc<Fixture>) -> Result<()> {
+    let (w, failure) = fail(&f, "missing", &f.image("no/such/image:1.0")).await?;
+    ensure!(failure.message.contains("no/such/image"), "{}", failure.message);
+    mend(&w, &f.small(json!({}))).await?;
+    ensure!(w.ok("cat /etc/os-release").await?.contains("busybox-musl"), "it is another image");
+    ensure!(w.ok("id -u").await? != "0", "commands run as root");
+    w.ok("touch /workspace/x").await?;
+    w.delete().await
+}
+
+async fn missing_tag(f: Arc<Fixture>) -> Result<()> {
+    let (w, failure) = fail(&f, "tag", &f.image("cordium/base:no-such-tag")).await?;
+    ensure!(failure.message.contains("no-such-tag"), "{}", failure.message);
+    w.delete().await
+}
+
+async fn image_without_glibc(f: Arc<Fixture>) -> Result<()> {
+    let w = f.run("musl", &f.small(json!({}))).await?;
+    ensure!(w.ok("id -u").await? != "0", "commands run as root");
+    w.ok("[ \"$(id -un)\" != root ] && touch /workspace/x \"$HOME/x\" && [ -x /lib/ld-musl-x86_64.so.1 -o -x /lib/ld-musl-aarch64.so.1 ]").await?;
+    ensure_eq!(w.root_ok("id -u").await?, "0");
+    w.delete().await
+}
+
+async fn image_of_one_static_program(f: Arc<Fixture>) -> Result<()> {
+    let w = f.run("scratch", &with_image(&f.image(images::SCRATCH), json!({}))).await?;
+    let id = w.exec(&["/busybox", "id", "-u"]).await?;
+    ensure!(id.code() == 0 && id.out() != "0", "{id:?}");
+    let written = w.exec(&["/busybox", "touch", "/workspace/x", "/tmp/x"]).await?;
+    ensure_eq!(written.code(), 0);
+    ensure_eq!(w.exec(&["sh"]).await?.code(), 127);
+    w.delete().await
+}
+
+async fn layers_replace_delete_and_hide(f: Arc<Fixture>) -> Result<()> {
+    let w = f.run("layers", &with_image(&f.image(images::LAYERS), json!({}))).await?;
+    let start = |script: &str| cordium_tests::v1::ExecStart {
+        command: cordium_tests::workspace::owned(&["/busybox", "sh", "-c", script]),
+        run_as_root: true,
+        ..Default::default()
+    };
+    let check = |script: &'static str, expected: &'static str| {
+        let (w, start) = (w.clone(), start(script));
+        async move {
+            let output = w.exec_with(start, None).await?;
+            ensure!(output.out() == expected, "`{script}`: {output:?}, expected {expected}");
+            Ok(())
+        }
+    };
+    check("/busybox ls -A /dir", "kept").await?;
+    check("/busybox stat -c %a /dir/kept", "600").await?;
+    check("/busybox ls -A /hidden", "above").await?;
+    check("/busybox stat -c %a /hidden", "700").await?;
+    check("/busybox cat /replaced; /busybox stat -c %a /replaced", "top4755").await?;
+    check("/busybox stat -c %u:%g:%a /owned", "1234:5678:640").await?;
+    w.delete().await
+}
+
+async fn registry_with_a_password(f: Arc<Fixture>) -> Result<()> {
+    let dir = f.dir.join("private");
+    let registry = Registry::start_private(&dir.join("storage"), &dir, "robot", "p4ss word")?;
+    let image = images::all()?.into_iter().find(|image| image.name == images::MUSL).context("no image")?;
+    registry.push(&image.layout, "image", "secret/tool:1")?;
+    let reference = registry.reference("secret/tool:1");
+    let (w, failure) = fail(&f, "nopass", &reference).await?;
+    let text = failure.message.to_lowercase();
+    ensure!(text.contains("auth") || text.contains("credential") || text.contains("password"), "{text}");
+    put_secret(&f.clients, "robot-password", "p4ss word").await?;
+    let login = json!({"username": "robot", "password": {"fromSecret": "robot-password"}});
+    mend(&w, &with_image(&reference, json!({"image": {"registry": {"authentication": login}}}))).await?;
+    w.delete().await
+}
+
+async fn oci_layout_and_docker_archive(f: Arc<Fixture>) -> Result<()> {
+    let image = images::all()?.into_iter().find(|image| image.name == images::MUSL).context("no image")?;
+    // The supervisor's user must be able to read it.
+    let (layout, archive) = (f.dir.join("layout"), f.dir.join("archive.tar"));
+    cordium_tests::process::sh("cp", &["-r", &image.layout.dir().to_string_lossy(), &layout.to_string_lossy()])?;
+    cordium_tests::process::sh("chmod", &["-R", "a+rX", &layout.to_string_lossy()])?;
+    let from = format!("oci:{}:image", layout.display());
+    let to = format!("docker-archive:{}:tool:1", archive.display());
+    cordium_tests::process::sh("skopeo", &["copy", "--quiet", "--insecure-policy", &from, &to])?;
+    cordium_tests::process::sh("chmod", &["a+r", &archive.to_string_lossy()])?;
+    for (name, reference) in [("layout", from), ("archive", format!("docker-archive:{}", archive.display()))] {
+        let w = f.run(name, &with_image(&reference, json!({}))).await?;
+        ensure!(w.ok("cat /etc/os-release").await?.contains("busybox-musl"), "it is another image");
+        w.delete().await?;
+    }
+    Ok(())
+}
+
+fn one_layer(f: &Fixture, name: &str, fill: impl FnOnce(&mut tar::Builder<LayerWriter>) -> Result<()>) -> Result<Layout> {
+    let layout = Layout::create(&f.dir.join(name))?;
+    let layer = layout.tar_layer(Compression::Gzip, fill)?;
+    layout.image("image", &[layer], &Config::default())?;
+    Ok(layout)
+}
+
+fn small_layout(f: &Fixture, name: &str) -> Result<Layout> {
+    one_layer(f, name, |tar| {
+        let noise: Vec<u8> = (0..200_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        oci::file(tar, "noise", 0o644, &noise)
+    })
+}
+
+async fn registry_that_answers_500(f: Arc<Fixture>) -> Result<()> {
+    let registry = FaultyRegistry::start(&small_layout(&f, "l500")?, Fault::ServerError)?;
+    let (w, failure) = fail(&f, "r500", &registry.reference("x:latest")).await?;
+    ensure!(failure.message.contains("500"), "{}", failure.message);
+    mend(&w, &f.small(json!({}))).await?;
+    w.delete().await
+}
+
+async fn registry_that_closes_half_way(f: Arc<Fixture>) -> Result<()> {
+    let registry = FaultyRegistry::start(&small_layout(&f, "lcut")?, Fault::CutOff)?;
+    let (w, _) = fail(&f, "rcut", &registry.reference("x:latest")).await?;
+    w.delete().await
+}
+
+async fn layer_with_a_wrong_digest(f: Arc<Fixture>) -> Result<()> {
+    let registry = FaultyRegistry::start(&small_layout(&f, "lbad")?, Fault::Corrupt)?;
+    let (w, failure) = fail(&f, "rbad", &registry.reference("x:latest")).await?;
+    // Which check meets the flipped bit first is a matter of where it lies.
+    let text = failure.message.to_lowercase();
+    ensure!(["digest", "gzip", "deflate", "corrupt", "decompress"].iter().any(|word| text.contains(word)), "{text}");
+    w.delete().await
+}
+
+async fn layer_with_a_wrong_diff_id(f: Arc<Fixture>) -> Result<()> {
+    let layout = Layout::create(&f.dir.join("ldiff"))?;
+    let mut layer = layout.tar_layer(Compression::Gzip, |tar| oci::file(tar, "f", 0o644, b"x"))?;
+    layer.diff_id = format!("sha256:{}", "0".repeat(64));
+    layout.image("image", &[layer], &Config::default())?;
+    let registry = FaultyRegistry::start(&layout, Fault::None)?;
+    let (w, failure) = fail(&f, "rdiff", &registry.reference("x:latest")).await?;
+    ensure!(failure.message.to_lowercase().contains("diff"), "{}", failure.message);
+    w.delete().await
+}
+
+async fn layers_that_try_to_escape(f: Arc<Fixture>) -> Result<()> {
+    use tar::EntryType::{Link, Regular, Symlink};
+    let attacks: [(&str, fn(&mut tar::Builder<LayerWriter>) -> Result<()>); 4] = [
+        ("dots", |tar| oci::raw(tar, Regular, "../../../../tmp/cordium-escape", "", b"x")),
+        ("absolute", |tar| oci::raw(tar, Regular, "/tmp/cordium-escape", "", b"x")),
+        ("symlink", |tar| {
+            oci::raw(tar, Symlink, "way", "/tmp", b"")?;
+            oci::raw(tar, Regular, "way/cordium-escape", "", b"x")
+        }),
+        ("hardlink", |tar| oci::raw(tar, Link, "passwd", "../../../../../../etc/passwd", b"")),
+    ];
+    for (name, fill) in attacks {
+        let registry = FaultyRegistry::start(&one_layer(&f, name, fill)?, Fault::None)?;
+        let w = f.create(name, &with_image(&registry.reference("x:latest"), json!({}))).await?;
+        // It may be refused, or applied inside the layer; it must not get out, and it must come to an end.
+        let mut watch = w.watch().await?;
+        w.request_start(&[]).await?;
+        let limit = Duration::from_secs(60);
+        let mut begun = false;
+        watch.until(limit, |event| {
+            let state = cordium_tests::watch::state_of(event);
+            let over = begun && matches!(state, State::Stopped | State::Running);
+            begun |= state != State::Stopped;
+            over
+        }).await?;
+        ensure!(!std::path::Path::new("/tmp/cordium-escape").exists(), "{name} got out");
+        w.delete().await?;
+    }
+    Ok(())
+}
+
+async fn layers_are_shared_and_pulled_once(f: Arc<Fixture>) -> Result<()> {
+    // Both are on the base image's layers, and both are asked for at once.
+    let base = f.base(json!({}));
+    let tini = with_image(&f.image(images::TINI), json!({}));
+    let (one, two, three) = tokio::join!(f.run("sh1", &base), f.run("sh2", &base), f.run("sh3", &tini));
+    let (one, two, three) = (one?, two?, three?);
+    let images = f.clients.node.clone().list_images(cordium_tests::v1::ListImagesRequest {}).await?.into_inner().items;
+    let find = |name: &str| images.iter().find(|image| image.reference.ends_with(name)).map(|image| image.in_use);
+    ensure_eq!((find(images::BASE), find(images::TINI)), (Some(true), Some(true)));
+    let layers = std::fs::read_dir(f.node.state().join("images/layers"))?.flatten().count();
+    let wanted: u32 = images.iter().map(|image| image.layers).sum();
+    ensure!((layers as u32) < wanted, "{layers} layer directories for {wanted} layers of images: nothing is shared");
+    for w in [one, two, three] {
+        w.delete().await?;
+    }
+    Ok(())
+}
+
+async fn list_pull_remove_prune(f: Arc<Fixture>) -> Result<()> {
+    let cli = f.cli();
+    let reference = f.image(images::SCRATCH);
+    cli.ok(&["image", "pull", &reference]).await?;
+    ensure!(cli.ok(&["image", "list"]).await?.contains(&reference), "a pulled image is not listed");
+    let in_use = f.run("inuse", &f.small(json!({}))).await?;
+    ensure!(cli.run(&["image", "rm", &f.image(images::MUSL)]).await?.code != 0, "an image in use was removed");
+    cli.ok(&["image", "rm", &reference]).await?;
+    ensure!(!cli.ok(&["image", "list"]).await?.contains(&reference), "a removed image is listed");
+    cli.ok(&["image", "prune"]).await?;
+    ensure_eq!(in_use.ok("echo alive").await?, "alive");
+    in_use.delete().await
+}
