@@ -18,7 +18,9 @@ pub enum ImageError {
     Locked { path: PathBuf },
     #[error("image store: {} is damaged: {reason}; remove the image and pull it again", path.display())]
     Damaged { path: PathBuf, reason: String },
-    #[error("registry {registry} answered {status} for {image}: set credentials in the workspace's image.registry.authentication, in the registries configuration or in ~/.docker/config.json")]
+    #[error(
+        "registry {registry} answered {status} for {image}: set credentials in the workspace's image.registry.authentication, in the registries configuration or in ~/.docker/config.json"
+    )]
     Unauthorized { registry: String, image: String, status: u16 },
     #[error("registry {registry} has no {image}: check the name and the tag")]
     NotFound { registry: String, image: String },

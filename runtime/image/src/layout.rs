@@ -14,7 +14,8 @@ impl Layout {
     pub(crate) fn create(root: &Path) -> Result<Self, ImageError> {
         use std::os::unix::fs::DirBuilderExt;
         let layout = Self { root: root.to_owned() };
-        for dir in [root.to_owned(), layout.layers(), layout.staging(), layout.manifests(), layout.configs()] {
+        for dir in [root.to_owned(), layout.layers(), layout.staging(), layout.manifests(), layout.configs()]
+        {
             std::fs::DirBuilder::new()
                 .recursive(true)
                 .mode(0o700)

@@ -15,7 +15,8 @@ pub(crate) enum ImageRef {
 
 impl ImageRef {
     pub(crate) fn parse(text: &str) -> Result<Self, ImageError> {
-        let bad = |reason: &str| ImageError::Reference { reference: text.to_owned(), reason: reason.to_owned() };
+        let bad =
+            |reason: &str| ImageError::Reference { reference: text.to_owned(), reason: reason.to_owned() };
         if text.len() > 4096 || text.chars().any(char::is_control) {
             return Err(bad("it is too long or contains control characters"));
         }

@@ -47,9 +47,9 @@ impl RegistriesConfig {
     /// The settings of the user's own container tools: `$DOCKER_CONFIG` or `~/.docker/config.json`.
     pub fn with_user_auth_file(mut self) -> Self {
         if self.auth_file.is_none() {
-            let dir = std::env::var_os("DOCKER_CONFIG").map(PathBuf::from).or_else(|| {
-                std::env::var_os("HOME").map(|home| Path::new(&home).join(".docker"))
-            });
+            let dir = std::env::var_os("DOCKER_CONFIG")
+                .map(PathBuf::from)
+                .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".docker")));
             self.auth_file = dir.map(|dir| dir.join("config.json"));
         }
         self
@@ -111,7 +111,9 @@ struct AuthEntry {
 fn auth_from_file(text: &str, host: &str) -> Result<Option<Credentials>, String> {
     let file: AuthFile = serde_json::from_str(text).map_err(|e| e.to_string())?;
     let names = match host {
-        "docker.io" | "index.docker.io" => vec!["https://index.docker.io/v1/", "index.docker.io", "docker.io"],
+        "docker.io" | "index.docker.io" => {
+            vec!["https://index.docker.io/v1/", "index.docker.io", "docker.io"]
+        }
         other => vec![other],
     };
     let entry = file.auths.iter().find(|(key, _)| {

@@ -20,7 +20,6 @@ use crate::lease::{Lease, LeaseTable};
 use crate::progress::ProgressSink;
 use crate::reference::ImageRef;
 use crate::registries::Credentials;
-use crate::source::Clients;
 use crate::unpack::helper;
 
 /// Cheap to clone. Its calls need a tokio runtime.
@@ -38,7 +37,6 @@ pub(crate) struct Inner {
     pub pulls: Flights<(String, Option<Credentials>, bool), Result<Arc<StoredImage>, ImageError>>,
     pub layers: Flights<Digest, Result<(), LayerError>>,
     pub slots: Semaphore,
-    pub clients: Clients,
     _lock: File,
 }
 
@@ -79,7 +77,8 @@ impl ImageStore {
         // A second installation is refused by design and means the same.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let layout = Layout::create(root)?;
-        let lock = File::create(layout.lock()).map_err(|e| ImageError::store("creating", layout.lock(), e))?;
+        let lock =
+            File::create(layout.lock()).map_err(|e| ImageError::store("creating", layout.lock(), e))?;
         rustix::fs::flock(lock.as_fd(), FlockOperation::NonBlockingLockExclusive)
             .map_err(|_| ImageError::Locked { path: root.to_owned() })?;
         let tags = catalog::load_tags(&layout)?;
@@ -92,7 +91,6 @@ impl ImageStore {
                 pulls: Flights::new(),
                 layers: Flights::new(),
                 slots,
-                clients: Clients::new(),
                 config,
                 _lock: lock,
             }),

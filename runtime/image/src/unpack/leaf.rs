@@ -49,7 +49,8 @@ pub(crate) fn create(job: &Job) -> Result<(), Fault> {
         }
         Leaf::Fifo => {
             let mode = Mode::from_raw_mode(job.meta.mode & 0o777);
-            let made = exclusively(job, || fs::mknodat(&job.dir, job.name.as_slice(), FileType::Fifo, mode, 0))?;
+            let made =
+                exclusively(job, || fs::mknodat(&job.dir, job.name.as_slice(), FileType::Fifo, mode, 0))?;
             if made.is_some() { finish_by_name(job) } else { Ok(()) }
         }
         // A file of the same layer already hides what is below.

@@ -66,7 +66,8 @@ impl Meta {
             fs::fchown(fd, uid, gid).map_err(|e| Fault::io("setting the owner of", path, e))?;
         }
         if inherits || !self.owned_by_root() || self.mode & 0o6000 != 0 {
-            fs::fchmod(fd, Mode::from_raw_mode(self.mode)).map_err(|e| Fault::io("setting the mode of", path, e))?;
+            fs::fchmod(fd, Mode::from_raw_mode(self.mode))
+                .map_err(|e| Fault::io("setting the mode of", path, e))?;
         }
         for (name, value) in &self.xattrs {
             match fs::fsetxattr(fd, name.as_slice(), value, XattrFlags::empty()) {

@@ -8,11 +8,19 @@ use crate::config::Limits;
 pub(crate) enum Target {
     Root,
     /// `parent` is without slashes at its ends, and empty for the root.
-    Path { parent: Vec<u8>, name: Vec<u8> },
+    Path {
+        parent: Vec<u8>,
+        name: Vec<u8>,
+    },
     /// Hides `name` of the layers below.
-    Whiteout { parent: Vec<u8>, name: Vec<u8> },
+    Whiteout {
+        parent: Vec<u8>,
+        name: Vec<u8>,
+    },
     /// Hides everything in `parent` of the layers below.
-    Opaque { parent: Vec<u8> },
+    Opaque {
+        parent: Vec<u8>,
+    },
     /// Book-keeping of old storage drivers.
     Ignore,
 }
@@ -33,7 +41,11 @@ pub(crate) fn components<'a>(path: &'a [u8], limits: &Limits) -> Result<Vec<&'a 
         }
         if part.len() > limits.name_length {
             let limit = limits.name_length as u64;
-            return Err(Fault::Limit { what: "name length".into(), limit, entry: super::protocol::show(path) });
+            return Err(Fault::Limit {
+                what: "name length".into(),
+                limit,
+                entry: super::protocol::show(path),
+            });
         }
         parts.push(part);
     }

@@ -80,10 +80,16 @@ impl<R: Skip> TarReader<R> {
         loop {
             self.skip_rest()?;
             let Some(header) = self.header()? else { return Ok(None) };
-            let size = header.entry_size().map_err(|e| stream(format!("a size field is not a number: {e}")))?;
+            let size =
+                header.entry_size().map_err(|e| stream(format!("a size field is not a number: {e}")))?;
             let kind = header.entry_type();
-            if matches!(kind, EntryType::GNULongName | EntryType::GNULongLink | EntryType::XHeader | EntryType::XGlobalHeader)
-            {
+            if matches!(
+                kind,
+                EntryType::GNULongName
+                    | EntryType::GNULongLink
+                    | EntryType::XHeader
+                    | EntryType::XGlobalHeader
+            ) {
                 records += 1;
                 if records > 16 {
                     return Err(stream("more than 16 extension headers before one entry"));
@@ -158,7 +164,11 @@ impl<R: Skip> TarReader<R> {
     fn extension(&mut self, size: u64) -> Result<Vec<u8>, Fault> {
         if size > self.extension_limit {
             let limit = self.extension_limit;
-            return Err(Fault::Limit { what: "size of an extension header".into(), limit, entry: String::new() });
+            return Err(Fault::Limit {
+                what: "size of an extension header".into(),
+                limit,
+                entry: String::new(),
+            });
         }
         self.begin(size)?;
         let mut data = Vec::new();
@@ -297,7 +307,10 @@ fn apply_pax(entry: &mut Entry, records: Vec<(Vec<u8>, Vec<u8>)>) -> Result<(), 
                 if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
                     entry.xattrs.push((name.to_vec(), value));
                 } else if key.starts_with(b"GNU.sparse.") {
-                    return Err(Fault::entry(&entry.path, "sparse files in the PAX format are not supported"));
+                    return Err(Fault::entry(
+                        &entry.path,
+                        "sparse files in the PAX format are not supported",
+                    ));
                 }
             }
         }
@@ -311,7 +324,8 @@ fn pax_records(mut data: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Fault> {
     let mut records = Vec::new();
     while !data.is_empty() && data[0] != 0 {
         let space = data.iter().take(12).position(|b| *b == b' ').ok_or_else(bad)?;
-        let length: usize = std::str::from_utf8(&data[..space]).ok().and_then(|t| t.parse().ok()).ok_or_else(bad)?;
+        let length: usize =
+            std::str::from_utf8(&data[..space]).ok().and_then(|t| t.parse().ok()).ok_or_else(bad)?;
         if length <= space + 1 || length > data.len() || data[length - 1] != b'\n' {
             return Err(bad());
         }

@@ -115,7 +115,8 @@ fn damaged_archives_are_refused() {
 #[test]
 fn long_names_times_and_attributes() {
     let name = "n/".repeat(150) + "end";
-    let mut bytes = padded(&header("l", EntryType::GNULongName, name.len() as u64 + 1), format!("{name}\0").as_bytes());
+    let mut bytes =
+        padded(&header("l", EntryType::GNULongName, name.len() as u64 + 1), format!("{name}\0").as_bytes());
     bytes.extend(pax(&[("mtime", "-1.25"), ("SCHILY.xattr.user.a", "v=1\n"), ("linkpath", "t")]));
     bytes.extend(padded(&header("short", EntryType::Symlink, 77), b""));
     let entry = reader(bytes).next_entry().unwrap().unwrap();

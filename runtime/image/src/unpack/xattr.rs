@@ -39,9 +39,14 @@ mod tests {
     #[test]
     fn only_harmless_attributes_stay() {
         assert!(keep(b"user.mime_type", b"x").is_some());
-        for name in ["trusted.overlay.opaque", "user.overlay.opaque", "user.overlay.redirect", "security.selinux",
-            "system.posix_acl_access", "trusted.x"]
-        {
+        for name in [
+            "trusted.overlay.opaque",
+            "user.overlay.opaque",
+            "user.overlay.redirect",
+            "security.selinux",
+            "system.posix_acl_access",
+            "trusted.x",
+        ] {
             assert!(keep(name.as_bytes(), b"y").is_none(), "{name}");
         }
     }

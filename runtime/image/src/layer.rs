@@ -1,0 +1,158 @@
+//! One layer: from its source through the confined unpacker into `layers/`, or not at all.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::catalog::{self, LayerMeta};
+use crate::durability;
+use crate::error::LayerError;
+use crate::progress::{Progress, ProgressSink, Step};
+use crate::source::{Layer, LayerSink, Source};
+use crate::store::Inner;
+use crate::unpack::helper::{self, Helper};
+
+/// A directory in staging that is removed unless it was published.
+struct Staged {
+    path: PathBuf,
+    inner: Arc<Inner>,
+    settled: bool,
+}
+
+impl Drop for Staged {
+    /// Only when the fetch was cut off; its ends remove the directory themselves.
+    fn drop(&mut self) {
+        if self.settled {
+            return;
+        }
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let (inner, path) = (Arc::clone(&self.inner), self.path.clone());
+            runtime.spawn(async move { discard(&inner, &path).await });
+        }
+    }
+}
+
+async fn discard(inner: &Inner, path: &Path) {
+    if let Err(error) = helper::remove_tree(&inner.config, path).await {
+        tracing::warn!(path = %path.display(), %error, "cannot remove an unfinished layer; the next start will");
+    }
+}
+
+fn store_error(action: &'static str, path: &Path, reason: impl std::fmt::Display) -> LayerError {
+    LayerError::Store { action, path: path.display().to_string(), reason: reason.to_string() }
+}
+
+impl Inner {
+    /// Fetches, unpacks, verifies and publishes a layer that is not in the store.
+    pub(crate) async fn fetch_layer(
+        self: Arc<Self>,
+        source: Arc<Source>,
+        layer: Layer,
+        progress: ProgressSink,
+    ) -> Result<(), LayerError> {
+        let tell = |step, done| {
+            let id = Some(layer.diff_id.to_string());
+            progress(Progress { layer: id, step, done, total: layer.blob.size });
+        };
+        tell(Step::Waiting, 0);
+        let _slot = self.slots.acquire().await.map_err(|_| LayerError::Lost)?;
+        if self.layout.layer(&layer.diff_id).exists() {
+            tell(Step::Ready, layer.blob.size);
+            return Ok(());
+        }
+        tell(Step::Fetching, 0);
+        let path = self.layout.new_staging("layer");
+        std::fs::create_dir(&path).map_err(|e| match e.kind() {
+            std::io::ErrorKind::StorageFull => LayerError::NoSpace { entry: String::new() },
+            _ => store_error("creating", &path, e),
+        })?;
+        let mut staged = Staged { path, inner: Arc::clone(&self), settled: false };
+        let limit = self.config.timeouts.layer;
+        let result = tokio::time::timeout(limit, self.unpack(&source, &layer, &staged.path, &progress))
+            .await
+            .unwrap_or(Err(LayerError::Timeout { seconds: limit.as_secs() }));
+        let result = result.and_then(|meta| self.publish(&meta, &staged.path));
+        if result.is_err() {
+            discard(&self, &staged.path).await;
+        }
+        staged.settled = true;
+        result?;
+        tell(Step::Ready, layer.blob.size);
+        Ok(())
+    }
+
+    async fn unpack(
+        &self,
+        source: &Source,
+        layer: &Layer,
+        staging: &Path,
+        progress: &ProgressSink,
+    ) -> Result<LayerMeta, LayerError> {
+        let mut helper = Helper::start(&self.config).await?;
+        let result = self.drive(&mut helper, source, layer, staging, progress).await;
+        helper.end().await;
+        result
+    }
+
+    async fn drive(
+        &self,
+        helper: &mut Helper,
+        source: &Source,
+        layer: &Layer,
+        staging: &Path,
+        progress: &ProgressSink,
+    ) -> Result<LayerMeta, LayerError> {
+        let ids = self.config.ids.uid_count.min(self.config.ids.gid_count).min(65_536);
+        let dir = helper::open_dir(staging)?;
+        let socket = helper.unpack(&self.config.limits, ids, &dir)?;
+        let mut sink = LayerSink::new(socket, layer.blob.size, &layer.diff_id, Arc::clone(progress));
+        let mut early = None;
+        let copied = {
+            let mut outcome = std::pin::pin!(helper.outcome());
+            let mut copy = std::pin::pin!(source.copy(&layer.blob, &mut sink));
+            loop {
+                tokio::select! {
+                    copied = &mut copy => break copied,
+                    // A refusal ends the download. Only for an unreadable stream is the rest awaited: the
+                    // digest may show that it is not what the manifest promised.
+                    answer = &mut outcome, if early.is_none() => match answer {
+                        Err(error) if !matches!(error, LayerError::Stream { .. }) => return Err(error),
+                        answer => early = Some(answer),
+                    },
+                }
+            }
+        };
+        copied?;
+        sink.finish(layer.blob.digest.as_ref()).await?;
+        let report = match early {
+            Some(answer) => answer?,
+            None => helper.outcome().await?,
+        };
+        if report.diff_id != layer.diff_id.as_str() {
+            return Err(LayerError::DiffId { expected: layer.diff_id.to_string(), actual: report.diff_id });
+        }
+        if report.skipped_devices > 0 {
+            tracing::warn!(layer = %layer.diff_id, count = report.skipped_devices, "device nodes of an image were left out");
+        }
+        Ok(LayerMeta {
+            diff_id: layer.diff_id.clone(),
+            entries: report.entries,
+            bytes: report.bytes,
+            boot_id: durability::boot_id(),
+            skipped_devices: report.skipped_devices,
+        })
+    }
+
+    fn publish(&self, meta: &LayerMeta, staged: &Path) -> Result<(), LayerError> {
+        let target = self.layout.layer(&meta.diff_id);
+        catalog::write_json(&self.layout, &staged.join("meta.json"), meta)
+            .map_err(|e| store_error("describing", staged, e))?;
+        std::fs::rename(staged, &target).map_err(|e| store_error("publishing", &target, e))?;
+        let staging = self.layout.staging();
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = durability::flush(&staging, &target) {
+                tracing::warn!(path = %target.display(), %error, "a layer could not be flushed to disk");
+            }
+        });
+        Ok(())
+    }
+}
