@@ -18,12 +18,6 @@ pub struct Credentials {
     pub groups: Vec<u32>,
 }
 
-impl Credentials {
-    pub fn root() -> Self {
-        Self { uid: 0, gid: 0, groups: vec![0] }
-    }
-}
-
 /// The account files as they are, byte for byte; a missing one is empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AccountFiles {
