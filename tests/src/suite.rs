@@ -24,6 +24,7 @@ type Case<C> = Box<dyn Fn(Arc<C>) -> Pin<Box<dyn Future<Output = Result<()>> + S
 pub struct Suite<C> {
     group: &'static str,
     cases: Vec<(&'static str, Case<C>)>,
+    threads: Option<usize>,
 }
 
 /// A fixture that cleans up after itself and says what it could not.
@@ -48,7 +49,7 @@ impl std::error::Error for Skip {}
 
 impl<C: TearDown> Suite<C> {
     pub fn new(group: &'static str) -> Self {
-        Self { group, cases: Vec::new() }
+        Self { group, cases: Vec::new(), threads: None }
     }
 
     /// Adds a case.
@@ -61,13 +62,20 @@ impl<C: TearDown> Suite<C> {
         self
     }
 
+    /// Cases change what others need: no two at once, whatever the command line says.
+    pub fn one_at_a_time(mut self) -> Self {
+        self.threads = Some(1);
+        self
+    }
+
     /// Sets up, runs the cases that the command line asks for, tears down.
     pub fn run<F, R>(self, set_up: F) -> ExitCode
     where
         F: FnOnce() -> R,
         R: Future<Output = Result<C>>,
     {
-        let arguments = Arguments::from_args();
+        let mut arguments = Arguments::from_args();
+        arguments.test_threads = self.threads.or(arguments.test_threads);
         if std::env::var_os("CORDIUM_E2E").is_none_or(|value| value != "1") {
             eprintln!(
                 "\nend-to-end tests need a set-up machine: run `cargo xtask test --e2e {}`, or `cargo xtask setup` \

@@ -1,1 +1,152 @@
-fn main() {}
+//! Cluster: a scheduler of its own drives two supervisors over mutual TLS.
+
+use std::{collections::BTreeSet, process::ExitCode, sync::Arc, time::Duration};
+
+use cordium_tests::{
+    Context, Result, Suite, Workspace,
+    client::Clients,
+    cluster::Cluster,
+    ensure, ensure_eq, json,
+    v1::{GetNodeRequest, GetStatusRequest, GetStatusResponse, WorkspaceState as State},
+    watch::Watch,
+};
+use nix::sys::signal::Signal;
+
+fn main() -> ExitCode {
+    Suite::new("cluster")
+        .case("places_by_free_capacity_and_merges_the_streams", places_and_merges)
+        .case("exec_reaches_the_right_node", exec_reaches_the_right_node)
+        .case("strangers_are_refused", strangers_are_refused)
+        .case("scheduler_killed_resumes_where_it_was", scheduler_killed)
+        .case("a_node_that_is_gone_is_noticed", node_gone)
+        .one_at_a_time()
+        .run(Cluster::start)
+}
+
+async fn status(clients: &Clients) -> Result<GetStatusResponse> {
+    Ok(clients.control.clone().get_status(GetStatusRequest {}).await?.into_inner())
+}
+
+/// Waits until the scheduler sees so many nodes. It tells no event of that: asked again and again.
+async fn reachable(clients: &Clients, wanted: usize) -> Result<()> {
+    let mut seen = 0;
+    for _ in 0..300 {
+        seen = status(clients).await?.nodes.iter().filter(|node| node.reachable).count();
+        if seen == wanted {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    anyhow::bail!("{seen} nodes are reachable, not {wanted}")
+}
+
+async fn node_of(w: &Workspace) -> Result<String> {
+    Ok(w.status().await?.node)
+}
+
+async fn places_and_merges(c: Arc<Cluster>) -> Result<()> {
+    let clients = c.clients().await?;
+    reachable(&clients, 2).await?;
+    let mut all = Watch::open(&clients, "").await?;
+    let half = |n: u32| json!({"limit": {"memory": {"megabytes": 512 + n}}});
+    let mut workspaces = Vec::new();
+    for n in 0..4 {
+        workspaces.push(Workspace::run(&clients, &format!("spread-{n}"), &c.small(half(n))).await?);
+    }
+    let mut nodes = BTreeSet::new();
+    for w in &workspaces {
+        nodes.insert(node_of(w).await?);
+    }
+    ensure_eq!(nodes, BTreeSet::from(["node-1".to_owned(), "node-2".to_owned()]));
+    let (mut running, mut last) = (BTreeSet::new(), 0);
+    while running.len() < 4 {
+        let event = all.next(Duration::from_secs(10)).await?;
+        ensure!(event.revision >= last, "the merged revision went back from {last} to {}", event.revision);
+        last = event.revision;
+        if let Some(phase) = event.phase.filter(|phase| phase.state() == State::Running) {
+            running.insert((phase.node, phase.workspace_name));
+        }
+    }
+    let from: BTreeSet<&String> = running.iter().map(|(node, _)| node).collect();
+    ensure_eq!(from.len(), 2);
+    // Storage ties a workspace to its node.
+    let home = node_of(&workspaces[0]).await?;
+    workspaces[0].stop().await?;
+    workspaces[0].start().await?;
+    ensure_eq!(node_of(&workspaces[0]).await?, home);
+    for w in workspaces {
+        w.delete().await?;
+    }
+    Ok(())
+}
+
+async fn exec_reaches_the_right_node(c: Arc<Cluster>) -> Result<()> {
+    let clients = c.clients().await?;
+    let a = Workspace::run(&clients, "on-a", &c.small(json!({}))).await?;
+    let b = Workspace::run(&clients, "on-b", &c.small(json!({}))).await?;
+    for w in [&a, &b] {
+        ensure_eq!(w.ok("echo $CORDIUM_NAME").await?, w.name);
+    }
+    ensure!(node_of(&a).await? != node_of(&b).await?, "both are on one node");
+    a.delete().await?;
+    b.delete().await
+}
+
+async fn strangers_are_refused(c: Arc<Cluster>) -> Result<()> {
+    let address = &c.addresses[0];
+    let trusted = Clients::tls(address, c.trusted.client()?).await?;
+    trusted.node.clone().get_node(GetNodeRequest {}).await.context("the trusted party")?;
+    let mut wrong = c.stranger.clone();
+    wrong.ca.clone_from(&c.trusted.ca);
+    let refused = match Clients::tls(address, wrong.client()?).await {
+        Ok(clients) => clients.node.clone().get_node(GetNodeRequest {}).await.is_err(),
+        Err(_) => true,
+    };
+    ensure!(refused, "a stranger's certificate was accepted");
+    let anonymous = tonic::transport::ClientTlsConfig::new()
+        .domain_name("localhost")
+        .ca_certificate(tonic::transport::Certificate::from_pem(std::fs::read(&c.trusted.ca)?));
+    let refused = match Clients::tls(address, anonymous).await {
+        Ok(clients) => clients.node.clone().get_node(GetNodeRequest {}).await.is_err(),
+        Err(_) => true,
+    };
+    ensure!(refused, "a client without a certificate was accepted");
+    Ok(())
+}
+
+async fn scheduler_killed(c: Arc<Cluster>) -> Result<()> {
+    let clients = c.clients().await?;
+    let w = Workspace::run(&clients, "through", &c.small(json!({}))).await?;
+    let stopping = Workspace::run(&clients, "stopping", &c.small(json!({}))).await?;
+    let before = status(&clients).await?.revision;
+    stopping.request_stop(false).await?;
+    c.kill_scheduler()?;
+    c.launch_scheduler()?;
+    let clients = c.clients().await?;
+    let (w, stopping) =
+        (Workspace { clients: clients.clone(), ..w }, Workspace { clients: clients.clone(), ..stopping });
+    // What happened while it was away comes with revisions after those before.
+    let mut watch = Watch::after(&clients, &stopping.uid, before).await?;
+    let limit = Duration::from_secs(60);
+    let event = watch.until(limit, |event| cordium_tests::watch::state_of(event) == State::Stopped).await?;
+    ensure!(event.revision > before, "revision {} after {before}", event.revision);
+    let mut watch = w.watch().await?;
+    watch.until(limit, |event| cordium_tests::watch::state_of(event) == State::Running).await?;
+    ensure_eq!(w.ok("echo alive").await?, "alive");
+    ensure_eq!(w.status().await?.successful_runs, 1);
+    w.delete().await?;
+    stopping.delete().await
+}
+
+async fn node_gone(c: Arc<Cluster>) -> Result<()> {
+    let clients = c.clients().await?;
+    reachable(&clients, 2).await?;
+    let gone = &c.nodes[0];
+    gone.end(Signal::SIGKILL)?;
+    reachable(&clients, 1).await?;
+    let w = Workspace::run(&clients, "elsewhere", &c.small(json!({}))).await?;
+    ensure_eq!(node_of(&w).await?, c.nodes[1].name);
+    gone.launch()?;
+    reachable(&clients, 2).await?;
+    w.delete().await
+}

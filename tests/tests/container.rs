@@ -18,7 +18,9 @@ fn main() -> ExitCode {
 
 async fn running(w: &Workspace, pattern: &str) -> Result<bool> {
     // The main process is started beside the tasks: give it a moment.
-    let script = format!("for i in $(seq 50); do pgrep -f '{pattern}' | grep -v \"^$$\\$\" && exit 0; sleep 0.1; done; exit 1");
+    let script = format!(
+        "for i in $(seq 50); do pgrep -f '{pattern}' | grep -v \"^$$\\$\" && exit 0; sleep 0.1; done; exit 1"
+    );
     Ok(w.sh(&script).await?.code() == 0)
 }
 
@@ -30,14 +32,33 @@ async fn image_entrypoint_runs_by_default(f: Arc<Fixture>) -> Result<()> {
 }
 
 async fn cmd_replaces_the_images(f: Arc<Fixture>) -> Result<()> {
-    let w = f.run("cmd", &with_image(&f.image(images::TINI), json!({"runtime": {"cmd": "sh -c 'echo ran > /tmp/marker; exec sleep 777'"}}))).await?;
+    let w = f
+        .run(
+            "cmd",
+            &with_image(
+                &f.image(images::TINI),
+                json!({"runtime": {"cmd": "sh -c 'echo ran > /tmp/marker; exec sleep 777'"}}),
+            ),
+        )
+        .await?;
     w.ok("for i in $(seq 50); do [ -e /tmp/marker ] && exit 0; sleep 0.1; done; exit 1").await?;
-    ensure!(running(&w, "^/usr/bin/tini -- sh -c").await? || running(&w, "sleep 777").await?, "the command does not run");
+    ensure!(
+        running(&w, "^/usr/bin/tini -- sh -c").await? || running(&w, "sleep 777").await?,
+        "the command does not run"
+    );
     w.delete().await
 }
 
 async fn entrypoint_replaces_the_images(f: Arc<Fixture>) -> Result<()> {
-    let w = f.run("ep", &with_image(&f.image(images::TINI), json!({"runtime": {"entrypoint": "/usr/bin/env", "cmd": "sleep 778"}}))).await?;
+    let w = f
+        .run(
+            "ep",
+            &with_image(
+                &f.image(images::TINI),
+                json!({"runtime": {"entrypoint": "/usr/bin/env", "cmd": "sleep 778"}}),
+            ),
+        )
+        .await?;
     ensure!(running(&w, "sleep 778").await?, "the command does not run");
     ensure_eq!(w.ok("pgrep -c tini || true").await?, "0");
     w.delete().await
@@ -56,20 +77,24 @@ async fn capabilities_are_added_and_dropped(f: Arc<Fixture>) -> Result<()> {
     let w = f.run("caps", &spec).await?;
     let effective = w.root_ok("grep CapEff /proc/self/status").await?;
     let bits = u64::from_str_radix(effective.rsplit('\t').next().unwrap_or_default(), 16)?;
-    for (name, bit, wanted) in [("SYS_PTRACE", 19, true), ("SYS_CHROOT", 18, false), ("NET_ADMIN", 12, true)] {
+    for (name, bit, wanted) in [("SYS_PTRACE", 19, true), ("SYS_CHROOT", 18, false), ("NET_ADMIN", 12, true)]
+    {
         ensure!((bits >> bit & 1 == 1) == wanted, "{name} should be {wanted} in {bits:x}");
     }
     w.delete().await
 }
 
 async fn disable_init_runs_no_main_process(f: Arc<Fixture>) -> Result<()> {
-    let w = f.run("noinit", &with_image(&f.image(images::TINI), json!({"runtime": {"disableInit": true}}))).await?;
+    let w = f
+        .run("noinit", &with_image(&f.image(images::TINI), json!({"runtime": {"disableInit": true}})))
+        .await?;
     ensure_eq!(w.ok("cat /proc/1/comm").await?, "cordium-agent");
     w.delete().await
 }
 
 async fn main_process_that_ends(f: Arc<Fixture>) -> Result<()> {
-    let w = f.run("mainend", &with_image(&f.image(images::TINI), json!({"runtime": {"cmd": "false"}}))).await?;
+    let w =
+        f.run("mainend", &with_image(&f.image(images::TINI), json!({"runtime": {"cmd": "false"}}))).await?;
     w.ok("for i in $(seq 50); do pgrep tini >/dev/null || exit 0; sleep 0.1; done; exit 1").await?;
     ensure_eq!(w.ok("echo alive").await?, "alive");
     w.delete().await

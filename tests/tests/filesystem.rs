@@ -14,7 +14,8 @@ fn main() -> ExitCode {
         .run(|| Fixture::start("filesystem"))
 }
 
-const WRITABLE: &str = "for d in /tmp /var/tmp /workspace \"$HOME\"; do touch $d/x.$$ && rm $d/x.$$ || exit 1; done";
+const WRITABLE: &str =
+    "for d in /tmp /var/tmp /workspace \"$HOME\"; do touch $d/x.$$ && rm $d/x.$$ || exit 1; done";
 
 async fn root_option(w: &Workspace) -> Result<String> {
     Ok(w.ok("awk '$5 == \"/\" {print $6}' /proc/self/mountinfo | tail -1 | cut -d, -f1").await?)

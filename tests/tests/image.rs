@@ -47,7 +47,8 @@ async fn fail(f: &Fixture, name: &str, reference: &str) -> Result<(Workspace, Fa
 }
 
 async fn mend(w: &Workspace, spec: &serde_json::Value) -> Result<()> {
-    let mut request = UpdateRequest { r#ref: w.uid.clone(), spec_json: Some(spec.to_string()), ..Default::default() };
+    let mut request =
+        UpdateRequest { r#ref: w.uid.clone(), spec_json: Some(spec.to_string()), ..Default::default() };
     request.set_kind(Kind::Workspace);
     w.clients.control.clone().update(request).await?;
     w.start().await.map(drop)
@@ -130,13 +131,17 @@ async fn oci_layout_and_docker_archive(f: Arc<Fixture>) -> Result<()> {
     let image = images::all()?.into_iter().find(|image| image.name == images::MUSL).context("no image")?;
     // The supervisor's user must be able to read it.
     let (layout, archive) = (f.dir.join("layout"), f.dir.join("archive.tar"));
-    cordium_tests::process::sh("cp", &["-r", &image.layout.dir().to_string_lossy(), &layout.to_string_lossy()])?;
+    cordium_tests::process::sh(
+        "cp",
+        &["-r", &image.layout.dir().to_string_lossy(), &layout.to_string_lossy()],
+    )?;
     cordium_tests::process::sh("chmod", &["-R", "a+rX", &layout.to_string_lossy()])?;
     let from = format!("oci:{}:image", layout.display());
     let to = format!("docker-archive:{}:tool:1", archive.display());
     cordium_tests::process::sh("skopeo", &["copy", "--quiet", "--insecure-policy", &from, &to])?;
     cordium_tests::process::sh("chmod", &["a+r", &archive.to_string_lossy()])?;
-    for (name, reference) in [("layout", from), ("archive", format!("docker-archive:{}", archive.display()))] {
+    for (name, reference) in [("layout", from), ("archive", format!("docker-archive:{}", archive.display()))]
+    {
         let w = f.run(name, &with_image(&reference, json!({}))).await?;
         ensure!(w.ok("cat /etc/os-release").await?.contains("busybox-musl"), "it is another image");
         w.delete().await?;
@@ -144,7 +149,11 @@ async fn oci_layout_and_docker_archive(f: Arc<Fixture>) -> Result<()> {
     Ok(())
 }
 
-fn one_layer(f: &Fixture, name: &str, fill: impl FnOnce(&mut tar::Builder<LayerWriter>) -> Result<()>) -> Result<Layout> {
+fn one_layer(
+    f: &Fixture,
+    name: &str,
+    fill: impl FnOnce(&mut tar::Builder<LayerWriter>) -> Result<()>,
+) -> Result<Layout> {
     let layout = Layout::create(&f.dir.join(name))?;
     let layer = layout.tar_layer(Compression::Gzip, fill)?;
     layout.image("image", &[layer], &Config::default())?;
@@ -177,7 +186,10 @@ async fn layer_with_a_wrong_digest(f: Arc<Fixture>) -> Result<()> {
     let (w, failure) = fail(&f, "rbad", &registry.reference("x:latest")).await?;
     // Which check meets the flipped bit first is a matter of where it lies.
     let text = failure.message.to_lowercase();
-    ensure!(["digest", "gzip", "deflate", "corrupt", "decompress"].iter().any(|word| text.contains(word)), "{text}");
+    ensure!(
+        ["digest", "gzip", "deflate", "corrupt", "decompress"].iter().any(|word| text.contains(word)),
+        "{text}"
+    );
     w.delete().await
 }
 
@@ -192,9 +204,11 @@ async fn layer_with_a_wrong_diff_id(f: Arc<Fixture>) -> Result<()> {
     w.delete().await
 }
 
+type Fill = fn(&mut tar::Builder<LayerWriter>) -> Result<()>;
+
 async fn layers_that_try_to_escape(f: Arc<Fixture>) -> Result<()> {
     use tar::EntryType::{Link, Regular, Symlink};
-    let attacks: [(&str, fn(&mut tar::Builder<LayerWriter>) -> Result<()>); 4] = [
+    let attacks: [(&str, Fill); 4] = [
         ("dots", |tar| oci::raw(tar, Regular, "../../../../tmp/cordium-escape", "", b"x")),
         ("absolute", |tar| oci::raw(tar, Regular, "/tmp/cordium-escape", "", b"x")),
         ("symlink", |tar| {
@@ -211,12 +225,14 @@ async fn layers_that_try_to_escape(f: Arc<Fixture>) -> Result<()> {
         w.request_start(&[]).await?;
         let limit = Duration::from_secs(60);
         let mut begun = false;
-        watch.until(limit, |event| {
-            let state = cordium_tests::watch::state_of(event);
-            let over = begun && matches!(state, State::Stopped | State::Running);
-            begun |= state != State::Stopped;
-            over
-        }).await?;
+        watch
+            .until(limit, |event| {
+                let state = cordium_tests::watch::state_of(event);
+                let over = begun && matches!(state, State::Stopped | State::Running);
+                begun |= state != State::Stopped;
+                over
+            })
+            .await?;
         ensure!(!std::path::Path::new("/tmp/cordium-escape").exists(), "{name} got out");
         w.delete().await?;
     }
@@ -229,12 +245,17 @@ async fn layers_are_shared_and_pulled_once(f: Arc<Fixture>) -> Result<()> {
     let tini = with_image(&f.image(images::TINI), json!({}));
     let (one, two, three) = tokio::join!(f.run("sh1", &base), f.run("sh2", &base), f.run("sh3", &tini));
     let (one, two, three) = (one?, two?, three?);
-    let images = f.clients.node.clone().list_images(cordium_tests::v1::ListImagesRequest {}).await?.into_inner().items;
-    let find = |name: &str| images.iter().find(|image| image.reference.ends_with(name)).map(|image| image.in_use);
+    let images =
+        f.clients.node.clone().list_images(cordium_tests::v1::ListImagesRequest {}).await?.into_inner().items;
+    let find =
+        |name: &str| images.iter().find(|image| image.reference.ends_with(name)).map(|image| image.in_use);
     ensure_eq!((find(images::BASE), find(images::TINI)), (Some(true), Some(true)));
     let layers = std::fs::read_dir(f.node.state().join("images/layers"))?.flatten().count();
     let wanted: u32 = images.iter().map(|image| image.layers).sum();
-    ensure!((layers as u32) < wanted, "{layers} layer directories for {wanted} layers of images: nothing is shared");
+    ensure!(
+        (layers as u32) < wanted,
+        "{layers} layer directories for {wanted} layers of images: nothing is shared"
+    );
     for w in [one, two, three] {
         w.delete().await?;
     }
@@ -247,7 +268,10 @@ async fn list_pull_remove_prune(f: Arc<Fixture>) -> Result<()> {
     cli.ok(&["image", "pull", &reference]).await?;
     ensure!(cli.ok(&["image", "list"]).await?.contains(&reference), "a pulled image is not listed");
     let in_use = f.run("inuse", &f.small(json!({}))).await?;
-    ensure!(cli.run(&["image", "rm", &f.image(images::MUSL)]).await?.code != 0, "an image in use was removed");
+    ensure!(
+        cli.run(&["image", "rm", &f.image(images::MUSL)]).await?.code != 0,
+        "an image in use was removed"
+    );
     cli.ok(&["image", "rm", &reference]).await?;
     ensure!(!cli.ok(&["image", "list"]).await?.contains(&reference), "a removed image is listed");
     cli.ok(&["image", "prune"]).await?;

@@ -45,16 +45,28 @@ async fn exec_reaches_the_right_one(p: Arc<Pair>) -> Result<()> {
 
 async fn file_systems_are_apart(p: Arc<Pair>) -> Result<()> {
     p.a.root_ok("touch /workspace/of-a /tmp/of-a /etc/of-a /dev/shm/of-a; rm /etc/debian_version").await?;
-    ensure_eq!(p.b.root_ok("ls -d /workspace/of-a /tmp/of-a /etc/of-a /dev/shm/of-a 2>/dev/null | wc -l").await?, "0");
+    ensure_eq!(
+        p.b.root_ok("ls -d /workspace/of-a /tmp/of-a /etc/of-a /dev/shm/of-a 2>/dev/null | wc -l").await?,
+        "0"
+    );
     p.b.ok("[ -e /etc/debian_version ]").await?;
     Ok(())
 }
 
 async fn processes_are_apart(p: Arc<Pair>) -> Result<()> {
     p.a.ok("setsid sleep 4321 >/dev/null 2>&1 & exit 0").await?;
-    ensure_eq!(p.b.root_ok("grep -l 4321 /proc/[0-9]*/cmdline 2>/dev/null | grep -vc self || true").await?.trim(), "0");
-    ensure!(p.a.ok("readlink /proc/self/ns/pid").await? != p.b.ok("readlink /proc/self/ns/pid").await?, "one pid namespace");
-    ensure!(p.a.ok("readlink /proc/self/ns/user").await? != p.b.ok("readlink /proc/self/ns/user").await?, "one user namespace");
+    ensure_eq!(
+        p.b.root_ok("grep -l 4321 /proc/[0-9]*/cmdline 2>/dev/null | grep -vc self || true").await?.trim(),
+        "0"
+    );
+    ensure!(
+        p.a.ok("readlink /proc/self/ns/pid").await? != p.b.ok("readlink /proc/self/ns/pid").await?,
+        "one pid namespace"
+    );
+    ensure!(
+        p.a.ok("readlink /proc/self/ns/user").await? != p.b.ok("readlink /proc/self/ns/user").await?,
+        "one user namespace"
+    );
     Ok(())
 }
 
@@ -66,9 +78,15 @@ async fn networks_are_apart(p: Arc<Pair>) -> Result<()> {
     }
     // The host's loopback is closed, except for the ports that the node opens.
     let registry = p.f.registry.port();
-    let closed = p.b.sh(&format!("curl --silent --max-time 3 http://host.cordium.internal:{registry}/v2/")).await?;
+    let closed =
+        p.b.sh(&format!("curl --silent --max-time 3 http://host.cordium.internal:{registry}/v2/")).await?;
     ensure!(closed.code() != 0, "the registry on the host's loopback answers");
-    let open = p.b.sh(&format!("curl --silent --fail --max-time 10 '{}/info/refs?service=git-upload-pack' | head -c 4", p.f.git.url("demo"))).await?;
+    let open =
+        p.b.sh(&format!(
+            "curl --silent --fail --max-time 10 '{}/info/refs?service=git-upload-pack' | head -c 4",
+            p.f.git.url("demo")
+        ))
+        .await?;
     ensure_eq!(open.out(), "001e");
     Ok(())
 }
@@ -78,8 +96,14 @@ async fn terminals_are_scoped(p: Arc<Pair>) -> Result<()> {
     let request = CreateTerminalRequest { workspace: p.a.uid.clone(), ..Default::default() };
     let id = session.create_terminal(request).await?.into_inner().id;
     let listed = |w: &Workspace| ListTerminalsRequest { workspace: w.uid.clone() };
-    ensure!(session.list_terminals(listed(&p.a)).await?.into_inner().items.iter().any(|item| item.id == id), "not listed");
-    ensure!(session.list_terminals(listed(&p.b)).await?.into_inner().items.is_empty(), "listed in the other workspace");
+    ensure!(
+        session.list_terminals(listed(&p.a)).await?.into_inner().items.iter().any(|item| item.id == id),
+        "not listed"
+    );
+    ensure!(
+        session.list_terminals(listed(&p.b)).await?.into_inner().items.is_empty(),
+        "listed in the other workspace"
+    );
     Ok(())
 }
 
@@ -87,7 +111,8 @@ async fn another_user_is_refused(p: Arc<Pair>) -> Result<()> {
     if !nix::unistd::geteuid().is_root() {
         return cordium_tests::skip("only root can become another user");
     }
-    let nobody = cordium_tests::user::User { name: "nobody".into(), uid: 65534, gid: 65534, home: "/".into() };
+    let nobody =
+        cordium_tests::user::User { name: "nobody".into(), uid: 65534, gid: 65534, home: "/".into() };
     let mut cli = p.f.cli();
     cli.user = nobody;
     let answer = cli.run(&["get", "ws"]).await?;
@@ -99,7 +124,11 @@ async fn state_is_closed_to_others(p: Arc<Pair>) -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
     for dir in [p.f.node.state(), p.f.node.run()] {
         let mode = std::fs::metadata(&dir)?.permissions().mode() & 0o777;
-        ensure!(mode & 0o077 == 0 || dir == p.f.node.run() && mode & 0o066 == 0, "{} has mode {mode:o}", dir.display());
+        ensure!(
+            mode & 0o077 == 0 || dir == p.f.node.run() && mode & 0o066 == 0,
+            "{} has mode {mode:o}",
+            dir.display()
+        );
     }
     Ok(())
 }

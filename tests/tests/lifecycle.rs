@@ -34,7 +34,10 @@ async fn running_workspace_has_a_full_status(f: Arc<Fixture>) -> Result<()> {
     ensure_eq!(status.state(), State::Running);
     ensure!(!status.node.is_empty(), "the node is not named");
     ensure!(!status.hostname.is_empty(), "there is no host name");
-    ensure!(status.last_initialized_at.is_some() && status.last_running_at.is_some(), "times are missing: {status:?}");
+    ensure!(
+        status.last_initialized_at.is_some() && status.last_running_at.is_some(),
+        "times are missing: {status:?}"
+    );
     ensure_eq!(status.successful_runs, 1);
     ensure_eq!(status.failure, None);
     let run = status.run.context("there is no run")?;
@@ -112,7 +115,9 @@ async fn delete_while_running(f: Arc<Fixture>) -> Result<()> {
 /// Deletion is accepted first and carried out by the node a moment later.
 fn gone(f: &Fixture, w: &cordium_tests::Workspace) -> Result<()> {
     let dir = f.storage_of(w);
-    cordium_tests::process::until("end of the storage", Duration::from_secs(20), || Ok((!dir.exists()).then_some(())))
+    cordium_tests::process::until("end of the storage", Duration::from_secs(20), || {
+        Ok((!dir.exists()).then_some(()))
+    })
 }
 
 async fn ephemeral_leaves_nothing(f: Arc<Fixture>) -> Result<()> {
@@ -139,7 +144,8 @@ async fn stop_at_once_after_the_request(f: Arc<Fixture>) -> Result<()> {
 }
 
 async fn stop_while_pulling(f: Arc<Fixture>) -> Result<()> {
-    let layout = images::all()?.into_iter().find(|image| image.name == images::SCRATCH).context("no image")?.layout;
+    let layout =
+        images::all()?.into_iter().find(|image| image.name == images::SCRATCH).context("no image")?.layout;
     let silent = FaultyRegistry::start(&layout, Fault::Silence)?;
     let w = f.create("l12b", &with_image(&silent.reference("silent:latest"), json!({}))).await?;
     stop_in(&w, State::PullingImage).await?;
@@ -195,7 +201,8 @@ async fn phases_resume_from_a_revision(f: Arc<Fixture>) -> Result<()> {
     ensure_eq!(revisions, steps);
     let middle = revisions[revisions.len() / 2];
     let mut rest = node.watch_phases(WatchPhasesRequest { after_revision: middle }).await?.into_inner();
-    let next = tokio::time::timeout(Duration::from_secs(5), rest.message()).await??.context("the stream ended")?;
+    let next =
+        tokio::time::timeout(Duration::from_secs(5), rest.message()).await??.context("the stream ended")?;
     ensure_eq!(next.revision, middle + 1);
     w.delete().await
 }

@@ -6,8 +6,8 @@ use cordium_tests::{
     Context, Fixture, Result, Suite, Workspace, ensure, ensure_eq, json, skip,
     spec::task,
     v1::{
-        AttachTerminal, AttachTerminalRequest, CreateTerminalRequest, ExecRequest, ExecStart, ListTerminalsRequest,
-        LogSource, LogStream, LogsRequest, RemoveTerminalRequest, TerminalSize,
+        AttachTerminal, AttachTerminalRequest, CreateTerminalRequest, ExecRequest, ExecStart,
+        ListTerminalsRequest, LogSource, LogStream, LogsRequest, RemoveTerminalRequest, TerminalSize,
         attach_terminal_request::Message as Say, attach_terminal_response::Message as Hear,
         exec_request::Message as Ask, exec_response::Message as Told,
     },
@@ -129,7 +129,8 @@ async fn exec_is_binary_safe(s: Arc<Shared>) -> Result<()> {
 
 async fn exec_passes_signals_on(s: Arc<Shared>) -> Result<()> {
     let script = "trap 'echo got; exit 3' TERM; echo ready; while :; do sleep 0.1; done";
-    let (asks, mut told) = open(&s.w, ExecStart { command: owned(&["sh", "-c", script]), ..Default::default() }).await?;
+    let (asks, mut told) =
+        open(&s.w, ExecStart { command: owned(&["sh", "-c", script]), ..Default::default() }).await?;
     let (mut out, mut code) = (Vec::new(), None);
     while let Some(message) = tokio::time::timeout(EXEC, told.message()).await?? {
         match message.message {
@@ -153,7 +154,8 @@ async fn exec_ends_with_its_client(s: Arc<Shared>) -> Result<()> {
     let (asks, mut told) = open(&s.w, ExecStart { command, ..Default::default() }).await?;
     told.message().await?.context("the stream ended")?;
     drop((asks, told));
-    s.w.ok("for i in $(seq 100); do pgrep -f 'sleep 4242' | grep -qv $$ || exit 0; sleep 0.1; done; exit 1").await?;
+    s.w.ok("for i in $(seq 100); do pgrep -f 'sleep 4242' | grep -qv $$ || exit 0; sleep 0.1; done; exit 1")
+        .await?;
     Ok(())
 }
 
@@ -194,7 +196,10 @@ async fn environment_has_values_secrets_and_names(s: Arc<Shared>) -> Result<()> 
     ensure_eq!(lines[..3], ["plain value", "s3cret value", "rt"]);
     ensure!(lines.get(3).is_some_and(|name| !name.is_empty()), "CORDIUM_HOSTNAME is empty");
     // Only a process of the user or root may read it, not somebody else's environment of the agent.
-    ensure!(s.w.ok("tr '\\0' '\\n' < /proc/1/environ | grep -c s3cret || true").await? == "0", "PID 1 holds the secret");
+    ensure!(
+        s.w.ok("tr '\\0' '\\n' < /proc/1/environ | grep -c s3cret || true").await? == "0",
+        "PID 1 holds the secret"
+    );
     Ok(())
 }
 
@@ -215,7 +220,9 @@ async fn memory_limit_is_enforced(s: Arc<Shared>) -> Result<()> {
     if unenforced(&s.w, "memory").await? {
         return skip("this node does not delegate the memory controller, and the status says so");
     }
-    let hungry = s.w.sh("python3 -c 'x = bytearray(600 << 20); x[::4096] = b\"1\" * len(x[::4096]); print(len(x))'").await?;
+    let hungry =
+        s.w.sh("python3 -c 'x = bytearray(600 << 20); x[::4096] = b\"1\" * len(x[::4096]); print(len(x))'")
+            .await?;
     ensure!(hungry.code() != 0, "600 MiB were used under a limit of 256: {}", hungry.out());
     ensure_eq!(s.w.ok("echo alive").await?, "alive");
     Ok(())
@@ -229,16 +236,25 @@ async fn pids_limit_is_enforced(s: Arc<Shared>) -> Result<()> {
         return skip("this node does not delegate the pids controller, and the status says so");
     }
     let bomb = w.sh("for i in $(seq 100); do sleep 5 & done; echo started").await?;
-    ensure!(bomb.err().contains("fork") || bomb.code() != 0, "100 processes ran under a limit of 40: {bomb:?}");
+    ensure!(
+        bomb.err().contains("fork") || bomb.code() != 0,
+        "100 processes ran under a limit of 40: {bomb:?}"
+    );
     w.delete().await
 }
 
 async fn logs_name_their_task(s: Arc<Shared>) -> Result<()> {
-    let request = LogsRequest { workspace: s.w.uid.clone(), follow: true, task: "speaker".into(), ..Default::default() };
+    let request = LogsRequest {
+        workspace: s.w.uid.clone(),
+        follow: true,
+        task: "speaker".into(),
+        ..Default::default()
+    };
     let mut log = s.w.clients.session.clone().logs(request).await?.into_inner();
     let (mut out, mut err) = (String::new(), String::new());
     while out.is_empty() || err.is_empty() {
-        let entry = tokio::time::timeout(Duration::from_secs(20), log.message()).await??.context("the log ended")?;
+        let entry =
+            tokio::time::timeout(Duration::from_secs(20), log.message()).await??.context("the log ended")?;
         ensure_eq!((entry.source(), entry.name.as_str()), (LogSource::Task, "speaker"));
         ensure!(entry.at.is_some() && entry.seq > 0, "{entry:?}");
         let text = String::from_utf8_lossy(&entry.data);
@@ -260,7 +276,8 @@ impl Terminal {
         let (say, receiver) = mpsc::channel(8);
         let attach = AttachTerminal { workspace: w.uid.clone(), id: id.to_owned() };
         say.send(AttachTerminalRequest { message: Some(Say::Attach(attach)) }).await?;
-        let hear = w.clients.session.clone().attach_terminal(ReceiverStream::new(receiver)).await?.into_inner();
+        let hear =
+            w.clients.session.clone().attach_terminal(ReceiverStream::new(receiver)).await?.into_inner();
         Ok(Self { id: id.to_owned(), say, hear, heard: String::new() })
     }
 
@@ -284,7 +301,8 @@ impl Terminal {
                 return Ok(None);
             }
             let message = tokio::time::timeout_at(end, self.hear.message()).await;
-            let message = message.with_context(|| format!("waiting for {wanted:?}; heard {:?}", self.heard))??;
+            let message =
+                message.with_context(|| format!("waiting for {wanted:?}; heard {:?}", self.heard))??;
             match message.context("the terminal's stream ended")?.message {
                 Some(Hear::Data(bytes)) => self.heard.push_str(&String::from_utf8_lossy(&bytes)),
                 Some(Hear::Closed(closed)) => return Ok(Some(closed.exit_code)),
@@ -303,7 +321,12 @@ async fn terminal_runs_resizes_and_ends(s: Arc<Shared>) -> Result<()> {
     terminal.say.send(AttachTerminalRequest { message: Some(Say::Resize(size)) }).await?;
     terminal.say("stty size\n").await?;
     terminal.until(Some("45 123")).await?;
-    let list = s.w.clients.session.clone().list_terminals(ListTerminalsRequest { workspace: s.w.uid.clone() }).await?;
+    let list =
+        s.w.clients
+            .session
+            .clone()
+            .list_terminals(ListTerminalsRequest { workspace: s.w.uid.clone() })
+            .await?;
     ensure!(list.into_inner().items.iter().any(|item| item.id == terminal.id), "the terminal is not listed");
     terminal.say("exit 5\n").await?;
     ensure_eq!(terminal.until(None).await?, Some(5));
@@ -326,7 +349,12 @@ async fn terminals_do_not_mix_and_replay(s: Arc<Shared>) -> Result<()> {
         let request = RemoveTerminalRequest { workspace: s.w.uid.clone(), id };
         s.w.clients.session.clone().remove_terminal(request).await?;
     }
-    let list = s.w.clients.session.clone().list_terminals(ListTerminalsRequest { workspace: s.w.uid.clone() }).await?;
+    let list =
+        s.w.clients
+            .session
+            .clone()
+            .list_terminals(ListTerminalsRequest { workspace: s.w.uid.clone() })
+            .await?;
     ensure!(!list.into_inner().items.iter().any(|item| item.id == again.id), "a removed terminal is listed");
     Ok(())
 }

@@ -56,8 +56,15 @@ async fn root_is_not_the_supervisors_user(s: Arc<Shared>) -> Result<()> {
     s.w.root_ok("sleep 86431 >/dev/null 2>&1 & echo started").await?;
     let seen = cordium_tests::process::processes().into_iter().find_map(|pid| {
         let line = cordium_tests::process::command_line(pid)?;
-        let status = (line == "sleep 86431").then(|| std::fs::read_to_string(format!("/proc/{pid}/status")).ok())??;
-        status.lines().find_map(|line| line.strip_prefix("Uid:"))?.split_whitespace().next()?.parse::<u32>().ok()
+        let status = (line == "sleep 86431")
+            .then(|| std::fs::read_to_string(format!("/proc/{pid}/status")).ok())??;
+        status
+            .lines()
+            .find_map(|line| line.strip_prefix("Uid:"))?
+            .split_whitespace()
+            .next()?
+            .parse::<u32>()
+            .ok()
     });
     s.w.root_ok("pkill -f 'sleep 86431'").await?;
     let Some(uid) = seen else { anyhow::bail!("the process is not to be seen from the host") };
@@ -67,7 +74,10 @@ async fn root_is_not_the_supervisors_user(s: Arc<Shared>) -> Result<()> {
 
 async fn own_network(s: Arc<Shared>) -> Result<()> {
     let own = std::fs::read_link("/proc/self/ns/net")?;
-    ensure!(s.w.ok("readlink /proc/self/ns/net").await? != own.to_string_lossy(), "the host's network is shared");
+    ensure!(
+        s.w.ok("readlink /proc/self/ns/net").await? != own.to_string_lossy(),
+        "the host's network is shared"
+    );
     let addresses = s.w.ok("ip -o addr").await?;
     ensure!(addresses.contains("127.0.0.1/8"), "loopback is not up: {addresses}");
     // Refused, not filtered.
@@ -91,7 +101,10 @@ async fn mounts_tell_nothing_of_the_host(s: Arc<Shared>) -> Result<()> {
     for line in mounts.lines() {
         // An overlay names its layers; those are paths of the host that nobody inside can open.
         let line = if line.contains("overlay") { line.split(" - ").next().unwrap_or(line) } else { line };
-        ensure!(!line.contains(&*s.f.dir.to_string_lossy()) || line.contains(&s.w.uid), "a host path shows: {line}");
+        ensure!(
+            !line.contains(&*s.f.dir.to_string_lossy()) || line.contains(&s.w.uid),
+            "a host path shows: {line}"
+        );
     }
     ensure!(s.w.root("ls /var/tmp/cordium-e2e").await?.code() != 0, "the host's files are visible");
     Ok(())
@@ -123,7 +136,10 @@ async fn own_names_and_ipc(s: Arc<Shared>) -> Result<()> {
         ensure!(inside != own.to_string_lossy(), "the {kind} namespace is the host's");
     }
     let host = nix::unistd::gethostname()?;
-    ensure!(s.w.ok("cat /proc/sys/kernel/hostname").await? != host.to_string_lossy(), "the host's name shows");
+    ensure!(
+        s.w.ok("cat /proc/sys/kernel/hostname").await? != host.to_string_lossy(),
+        "the host's name shows"
+    );
     Ok(())
 }
 
@@ -135,7 +151,9 @@ async fn capabilities_of_root(s: Arc<Shared>) -> Result<()> {
     const SYS_PTRACE: u32 = 19;
     let effective = s.w.root_ok("grep CapEff /proc/self/status").await?;
     let bits = u64::from_str_radix(effective.rsplit('\t').next().unwrap_or_default(), 16)?;
-    for (bit, wanted) in [(CHOWN, true), (NET_ADMIN, true), (NET_RAW, true), (SYS_MODULE, false), (SYS_PTRACE, false)] {
+    for (bit, wanted) in
+        [(CHOWN, true), (NET_ADMIN, true), (NET_RAW, true), (SYS_MODULE, false), (SYS_PTRACE, false)]
+    {
         ensure!((bits >> bit & 1 == 1) == wanted, "capability {bit} of {bits:x} should be {wanted}");
     }
     let user = s.w.ok("grep CapEff /proc/self/status").await?;
@@ -150,11 +168,19 @@ async fn root_configures_its_own_network(s: Arc<Shared>) -> Result<()> {
 }
 
 async fn root_cannot_change_the_kernel(s: Arc<Shared>) -> Result<()> {
-    for file in ["/proc/sys/vm/swappiness", "/proc/sys/kernel/core_pattern", "/proc/sysrq-trigger", "/sys/power/state"] {
+    for file in [
+        "/proc/sys/vm/swappiness",
+        "/proc/sys/kernel/core_pattern",
+        "/proc/sysrq-trigger",
+        "/sys/power/state",
+    ] {
         let output = s.w.root(&format!("echo 1 > {file}")).await?;
         ensure!(output.code() != 0, "{file} could be written");
     }
-    ensure!(s.w.root("mknod /tmp/disk b 259 0 && head -c 1 /tmp/disk").await?.code() != 0, "a block device was made");
+    ensure!(
+        s.w.root("mknod /tmp/disk b 259 0 && head -c 1 /tmp/disk").await?.code() != 0,
+        "a block device was made"
+    );
     ensure!(s.w.root("dmesg | head -1 | grep .").await?.code() != 0, "the kernel's log can be read");
     ensure!(s.w.root("date -s 2000-01-01").await?.code() != 0, "the clock could be set");
     Ok(())
@@ -168,15 +194,20 @@ async fn dangerous_system_calls_are_refused(s: Arc<Shared>) -> Result<()> {
     let output = s.w.root_ok(&format!("python3 -c '{script}'")).await?;
     for line in output.lines() {
         let fields: Vec<i64> = line.split(' ').flat_map(str::parse).collect();
-        ensure!(fields.len() == 3 && fields[1] == -1 && matches!(fields[2], 1 | 38), "system call went through: {line}");
+        ensure!(
+            fields.len() == 3 && fields[1] == -1 && matches!(fields[2], 1 | 38),
+            "system call went through: {line}"
+        );
     }
     ensure_eq!(output.lines().count(), 5);
     Ok(())
 }
 
 async fn devices_are_the_harmless_ones(s: Arc<Shared>) -> Result<()> {
-    s.w.ok("echo x > /dev/null && head -c 1 /dev/zero >/dev/null && head -c 1 /dev/urandom >/dev/null").await?;
-    s.w.ok("[ -d /dev/shm ] && echo x > /dev/shm/x && rm /dev/shm/x && [ -c /dev/ptmx -o -L /dev/ptmx ]").await?;
+    s.w.ok("echo x > /dev/null && head -c 1 /dev/zero >/dev/null && head -c 1 /dev/urandom >/dev/null")
+        .await?;
+    s.w.ok("[ -d /dev/shm ] && echo x > /dev/shm/x && rm /dev/shm/x && [ -c /dev/ptmx -o -L /dev/ptmx ]")
+        .await?;
     // The design has no tun device: the network is a gateway.
     for device in ["/dev/net/tun", "/dev/kmsg", "/dev/mem", "/dev/vda", "/dev/kvm", "/dev/fuse"] {
         if device == "/dev/fuse" {
@@ -200,7 +231,10 @@ async fn the_agent_cannot_be_changed(s: Arc<Shared>) -> Result<()> {
 async fn the_gateway_is_out_of_reach(s: Arc<Shared>) -> Result<()> {
     let rules = s.w.root("command -v nft >/dev/null && nft list ruleset").await?;
     ensure!(!rules.out().contains("redirect"), "the gateway's rules show inside: {}", rules.out());
-    ensure!(s.w.root("ls /proc/1/root/../../var/tmp/cordium-e2e").await?.code() != 0, "a way out through PID 1");
+    ensure!(
+        s.w.root("ls /proc/1/root/../../var/tmp/cordium-e2e").await?.code() != 0,
+        "a way out through PID 1"
+    );
     Ok(())
 }
 

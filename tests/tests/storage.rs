@@ -59,7 +59,9 @@ async fn spec_changes(f: Arc<Fixture>) -> Result<()> {
     let w = f.run("change", &f.small(json!({"runtime": {"envVars": [{"key": "A", "value": "1"}]}}))).await?;
     let spec = f.small(json!({"runtime": {"envVars": [{"key": "A", "value": "2"}]}}));
     let mut request = cordium_tests::v1::UpdateRequest {
-        r#ref: w.uid.clone(), spec_json: Some(spec.to_string()), ..Default::default()
+        r#ref: w.uid.clone(),
+        spec_json: Some(spec.to_string()),
+        ..Default::default()
     };
     request.set_kind(cordium_tests::v1::Kind::Workspace);
     w.clients.control.clone().update(request).await?;

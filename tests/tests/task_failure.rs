@@ -1,6 +1,10 @@
 //! TaskFailure: a failing task ends the start, or does not, as its spec says; and always says why.
 
-use std::{process::ExitCode, sync::Arc, time::{Duration, Instant}};
+use std::{
+    process::ExitCode,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use cordium_tests::{
     Context, Fixture, Result, Suite, ensure, ensure_eq, json,
@@ -49,7 +53,11 @@ async fn exit_13_aborts_the_start(f: Arc<Fixture>) -> Result<()> {
     let (w, failure) = fail(&f, "exit13", aborting("echo the last words >&2; exit 13")).await?;
     ensure_eq!(exit_code(&failure)?, 13);
     ensure!(failure.message.contains("bad") && failure.message.contains("13"), "{}", failure.message);
-    ensure!(failure.message.contains("the last words"), "the output is not in the message: {}", failure.message);
+    ensure!(
+        failure.message.contains("the last words"),
+        "the output is not in the message: {}",
+        failure.message
+    );
     w.delete().await
 }
 
@@ -72,7 +80,11 @@ async fn too_long(f: Arc<Fixture>) -> Result<()> {
 async fn failures_are_passed_over(f: Arc<Fixture>) -> Result<()> {
     let mut go_on = task("goes-on", "POST_START", "exit 1");
     go_on["onFailure"] = json!("ON_FAILURE_CONTINUE");
-    let tasks = json!([go_on, task("unset", "POST_START", "exit 2"), task("later", "POST_START", "echo x > /workspace/later")]);
+    let tasks = json!([
+        go_on,
+        task("unset", "POST_START", "exit 2"),
+        task("later", "POST_START", "echo x > /workspace/later")
+    ]);
     let w = f.run("contin", &f.small(json!({"runtime": {"tasks": tasks}}))).await?;
     ensure_eq!(w.ok("cat /workspace/later").await?, "x");
     ensure_eq!(w.status().await?.failure, None);
@@ -80,7 +92,9 @@ async fn failures_are_passed_over(f: Arc<Fixture>) -> Result<()> {
 }
 
 async fn starts_once_mended(f: Arc<Fixture>) -> Result<()> {
-    let (w, _) = fail(&f, "mend", aborting("[ -e /workspace/mended ] || { touch /workspace/mended; exit 13; }")).await?;
+    let (w, _) =
+        fail(&f, "mend", aborting("[ -e /workspace/mended ] || { touch /workspace/mended; exit 13; }"))
+            .await?;
     w.start().await?;
     let status = w.status().await?;
     ensure_eq!((status.successful_runs, status.failure), (1, None));

@@ -1,8 +1,14 @@
 //! Tasks: what runs when, as whom, and what happens to tasks that do not behave.
 
-use std::{process::ExitCode, sync::Arc, time::{Duration, Instant}};
+use std::{
+    process::ExitCode,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use cordium_tests::{Fixture, Result, Suite, ensure, ensure_eq, json, spec::task, v1::WorkspaceState as State};
+use cordium_tests::{
+    Fixture, Result, Suite, ensure, ensure_eq, json, spec::task, v1::WorkspaceState as State,
+};
 
 fn main() -> ExitCode {
     Suite::new("tasks")
@@ -82,9 +88,12 @@ async fn forks_into_the_background(f: Arc<Fixture>) -> Result<()> {
     let w = f.run("fork", &f.small(json!({"runtime": {"tasks": [fork]}}))).await?;
     ensure!(started.elapsed() < Duration::from_secs(60), "the start waited for a grandchild");
     w.stop().await?;
-    ensure!(!cordium_tests::process::processes().into_iter().any(|pid| {
-        cordium_tests::process::command_line(pid).as_deref() == Some("sleep 3599")
-    }), "a grandchild outlives the workspace");
+    ensure!(
+        !cordium_tests::process::processes()
+            .into_iter()
+            .any(|pid| { cordium_tests::process::command_line(pid).as_deref() == Some("sleep 3599") }),
+        "a grandchild outlives the workspace"
+    );
     w.delete().await
 }
 
@@ -113,7 +122,11 @@ async fn prints_a_gibibyte(f: Arc<Fixture>) -> Result<()> {
     let w = f.run("flood", &f.small(json!({"runtime": {"tasks": [flood]}}))).await?;
     ensure_eq!(w.ok("echo alive").await?, "alive");
     for _ in 0..6 {
-        if w.sh("for i in $(seq 300); do [ -e /workspace/flooded ] && exit 0; sleep 0.1; done; exit 1").await?.code() == 0 {
+        if w.sh("for i in $(seq 300); do [ -e /workspace/flooded ] && exit 0; sleep 0.1; done; exit 1")
+            .await?
+            .code()
+            == 0
+        {
             break;
         }
     }

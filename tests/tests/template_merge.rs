@@ -38,7 +38,10 @@ async fn template_and_workspace_are_merged(f: Arc<Fixture>) -> Result<()> {
         },
     });
     let request = CreateRequest {
-        name: "merged".into(), template: "merge".into(), spec_json: spec.to_string(), ..Default::default()
+        name: "merged".into(),
+        template: "merge".into(),
+        spec_json: spec.to_string(),
+        ..Default::default()
     };
     let w = Workspace::create_with(&f.clients, request).await?;
     let mut watch = w.watch().await?;
