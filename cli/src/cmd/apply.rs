@@ -22,10 +22,10 @@ pub struct Args {
     #[arg(short = 'f', long, value_name = "FILE", required = true)]
     pub file: Vec<PathBuf>,
     /// The space in which templates and workspaces lie [default: default]
-    #[arg(long, value_name = "SPACE", default_value = "")]
+    #[arg(long, value_name = "SPACE", default_value = "", hide_default_value = true)]
     pub space: String,
     /// The template that new workspaces begin with [default: the space's `default`]
-    #[arg(long, value_name = "TEMPLATE", default_value = "")]
+    #[arg(long, value_name = "TEMPLATE", default_value = "", hide_default_value = true)]
     pub template: String,
 }
 

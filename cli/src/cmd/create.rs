@@ -41,22 +41,23 @@ enum What {
 #[derive(clap::Args, Debug, Default)]
 pub struct Place {
     /// The space it lies in [default: default]
-    #[arg(long, value_name = "SPACE", default_value = "")]
+    #[arg(long, value_name = "SPACE", default_value = "", hide_default_value = true)]
     pub space: String,
     /// The template it begins with [default: the space's `default`]
-    #[arg(long, value_name = "TEMPLATE", default_value = "")]
+    #[arg(long, value_name = "TEMPLATE", default_value = "", hide_default_value = true)]
     pub template: String,
 }
 
 #[derive(clap::Args, Debug)]
 struct Workspace {
+    /// Its name [default: that of the file, else one is made up]
     name: Option<String>,
     #[command(flatten)]
     place: Place,
     #[command(flatten)]
     spec: SpecFlags,
     /// A name for people
-    #[arg(long, value_name = "TEXT", default_value = "")]
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     display_name: String,
     /// Start it as well (`cordium watch` shows how it goes)
     #[arg(long)]
@@ -68,43 +69,49 @@ struct Workspace {
 
 #[derive(clap::Args, Debug)]
 struct Template {
+    /// Its name
     name: String,
     /// The space it lies in [default: default]
-    #[arg(long, value_name = "SPACE", default_value = "")]
+    #[arg(long, value_name = "SPACE", default_value = "", hide_default_value = true)]
     space: String,
     #[command(flatten)]
     spec: SpecFlags,
     /// A name for people
-    #[arg(long, value_name = "TEXT", default_value = "")]
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     display_name: String,
+    /// Print what was created
     #[arg(short = 'o', long = "out", visible_alias = "output", value_name = "FORMAT")]
     out: Option<Structured>,
 }
 
 #[derive(clap::Args, Debug)]
 struct Plain {
+    /// Its name
     name: String,
     /// YAML or JSON document to take the spec from (`-` reads standard input)
     #[arg(short = 'f', long, value_name = "FILE")]
     file: Option<std::path::PathBuf>,
     /// A name for people
-    #[arg(long, value_name = "TEXT", default_value = "")]
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     display_name: String,
+    /// Print what was created
     #[arg(short = 'o', long = "out", visible_alias = "output", value_name = "FORMAT")]
     out: Option<Structured>,
 }
 
 #[derive(clap::Args, Debug)]
 struct Secret {
+    /// Its name
     name: String,
     /// The space it lies in [default: default]
-    #[arg(long, value_name = "SPACE", default_value = "")]
+    #[arg(long, value_name = "SPACE", default_value = "", hide_default_value = true)]
     space: String,
     #[command(flatten)]
     from: secret_input::From,
     /// Replace the value if the secret exists
     #[arg(long)]
     replace: bool,
+    /// Print what was created
     #[arg(short = 'o', long = "out", visible_alias = "output", value_name = "FORMAT")]
     out: Option<Structured>,
 }

@@ -18,7 +18,8 @@ pub struct Args {
     pub kind: Kind,
     #[arg(required = true, value_name = "NAME")]
     pub names: Vec<String>,
-    #[arg(long, value_name = "SPACE", default_value = "")]
+    /// The space it lies in [default: default]
+    #[arg(long, value_name = "SPACE", default_value = "", hide_default_value = true)]
     pub space: String,
     /// What does not exist is no error
     #[arg(long)]

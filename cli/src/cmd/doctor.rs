@@ -27,6 +27,7 @@ pub struct Args {
     /// Run `cordium setup` for the user first (as root)
     #[arg(long)]
     pub fix: bool,
+    /// Output format
     #[arg(short = 'o', long = "out", visible_alias = "output", value_name = "FORMAT")]
     pub out: Option<Structured>,
 }
@@ -38,19 +39,20 @@ pub async fn run(global: &Global, args: Args) -> Outcome {
     }
     let paths = Paths::resolve(global);
     let mut checks = kernel::checks(&paths.state_dir);
-    checks.push(ids::check("subordinate uids", "/etc/subuid".as_ref(), &user));
-    checks.push(ids::check("subordinate gids", "/etc/subgid".as_ref(), &user));
-    checks.extend(tools::id_map_helpers());
-    checks.extend(cgroup::checks(&user));
-    checks.extend(tools::programs());
-    checks.push(tools::disk(&paths.state_dir));
     if user.uid == 0 {
         checks.push(Check::warn(
             "user",
-            "root: the supervisor is meant to run as an ordinary user",
-            "check for another user with `cordium doctor --user NAME`",
+            "root, which has no subordinate ids: the supervisor is meant to run as an ordinary user",
+            "check for that user with `cordium doctor --user NAME`",
         ));
+    } else {
+        checks.push(ids::check("subordinate uids", "/etc/subuid".as_ref(), &user));
+        checks.push(ids::check("subordinate gids", "/etc/subgid".as_ref(), &user));
+        checks.extend(cgroup::checks(&user));
     }
+    checks.extend(tools::id_map_helpers());
+    checks.extend(tools::programs());
+    checks.push(tools::disk(&paths.state_dir));
     checks.push(supervisor(global).await);
     let failed = checks.iter().filter(|c| c.level == Level::Fail).count();
     match args.out {

@@ -19,10 +19,10 @@ pub struct Args {
     /// Only these
     pub names: Vec<String>,
     /// Only those in this space
-    #[arg(long, value_name = "SPACE", default_value = "")]
+    #[arg(long, value_name = "SPACE", default_value = "", hide_default_value = true)]
     pub space: String,
     /// Only workspaces of this template
-    #[arg(long, value_name = "TEMPLATE", default_value = "")]
+    #[arg(long, value_name = "TEMPLATE", default_value = "", hide_default_value = true)]
     pub template: String,
     #[arg(
         short = 'o',

@@ -30,10 +30,10 @@ pub struct Args {
     #[arg(long)]
     pub no_color: bool,
     /// Only this task or repository
-    #[arg(long, value_name = "NAME", default_value = "")]
+    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
     pub task: String,
     /// Only the last N entries of what is there
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     pub tail: u32,
 }
 

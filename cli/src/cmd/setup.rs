@@ -133,6 +133,9 @@ fn delegate_cgroups(user: &User, args: &Args) -> CliResult<usize> {
     }
     let mut done = 0;
     for step in delegate::plan(&found, user, args.enter) {
+        if args.dry_run && step.is_done() {
+            continue;
+        }
         if args.dry_run {
             output::line(&format!("would {step}"));
             done += 1;

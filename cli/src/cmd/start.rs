@@ -15,13 +15,14 @@ use crate::{
 pub struct Args {
     /// The workspace's name or uid
     pub workspace: String,
-    #[arg(long, value_name = "SPACE", default_value = "")]
+    /// The space it lies in [default: default]
+    #[arg(long, value_name = "SPACE", default_value = "", hide_default_value = true)]
     pub space: String,
     /// Variable for this run, before those of the workspace and its template
     #[arg(long = "var", value_name = "NAME=VALUE", value_parser = spec::parse::key_value)]
     pub vars: Vec<(String, String)>,
     /// Start it on this node
-    #[arg(long, value_name = "NODE", default_value = "")]
+    #[arg(long, value_name = "NODE", default_value = "", hide_default_value = true)]
     pub node: String,
     /// Show the phases until it runs
     #[arg(short = 'w', long)]

@@ -18,6 +18,7 @@ use crate::{
 
 #[derive(clap::Args, Debug)]
 pub struct Args {
+    /// Output format
     #[arg(short = 'o', long = "out", visible_alias = "output", value_name = "FORMAT")]
     pub out: Option<Structured>,
 }

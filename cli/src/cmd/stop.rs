@@ -16,7 +16,8 @@ pub struct Args {
     /// Names or uids
     #[arg(required = true, value_name = "WORKSPACE")]
     pub workspaces: Vec<String>,
-    #[arg(long, value_name = "SPACE", default_value = "")]
+    /// The space it lies in [default: default]
+    #[arg(long, value_name = "SPACE", default_value = "", hide_default_value = true)]
     pub space: String,
     /// Without PRE_STOP tasks and graceful ends
     #[arg(long)]

@@ -14,6 +14,7 @@ const CLIENT: &str = env!("CARGO_PKG_VERSION");
 
 #[derive(clap::Args, Debug)]
 pub struct Args {
+    /// Output format
     #[arg(short = 'o', long = "out", visible_alias = "output", value_name = "FORMAT")]
     pub out: Option<Structured>,
 }

@@ -24,10 +24,10 @@ use crate::{
 pub struct Args {
     /// Only this workspace (name or uid)
     pub workspace: Option<String>,
-    #[arg(long, value_name = "SPACE", default_value = "")]
+    #[arg(long, value_name = "SPACE", default_value = "", hide_default_value = true)]
     pub space: String,
     /// Only what comes after this revision
-    #[arg(long, value_name = "REVISION", default_value_t = 0)]
+    #[arg(long, value_name = "REVISION", default_value_t = 0, hide_default_value = true)]
     pub after: u64,
     /// One JSON object on each line
     #[arg(short = 'o', long = "out", visible_alias = "output", value_name = "FORMAT")]

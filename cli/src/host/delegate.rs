@@ -66,12 +66,11 @@ pub fn plan(hierarchies: &[Hierarchy], user: &User, enter: Option<u32>) -> Vec<S
             steps.push(Step::Mkdir(dir.clone()));
             steps.push(Step::Chown { path: dir.clone(), uid, gid });
             steps.extend(V2_FILES.map(|f| Step::Chown { path: dir.join(f), uid, gid }));
-            if let Some(pid) = enter {
-                let leaf = dir.join("supervisor");
-                steps.push(Step::Mkdir(leaf.clone()));
-                steps.push(Step::ChownAll { dir: leaf.clone(), uid, gid });
-                steps.push(Step::Enter { dir: leaf, pid });
-            }
+            // Only from within the subtree may its owner move processes about in it, and only leaves hold processes.
+            let leaf = dir.join("supervisor");
+            steps.push(Step::Mkdir(leaf.clone()));
+            steps.push(Step::ChownAll { dir: leaf.clone(), uid, gid });
+            steps.extend(enter.map(|pid| Step::Enter { dir: leaf, pid }));
         } else {
             steps.push(Step::Mkdir(dir.clone()));
             if h.has("cpuset") {
@@ -169,6 +168,42 @@ fn chown(path: &Path, uid: u32, gid: u32) -> io::Result<bool> {
 }
 
 impl Step {
+    /// Whether there is nothing left to do.
+    pub fn is_done(&self) -> bool {
+        let owned = |path: &Path, uid: u32, gid: u32| {
+            fs::symlink_metadata(path).is_ok_and(|m| m.uid() == uid && m.gid() == gid)
+        };
+        match self {
+            Self::EnableControllers { dir, controllers } => {
+                let read = |name: &str| fs::read_to_string(dir.join(name)).unwrap_or_default();
+                let (available, enabled) = (read("cgroup.controllers"), read("cgroup.subtree_control"));
+                let has = |text: &str, name: &String| text.split_whitespace().any(|c| c == name);
+                controllers.iter().all(|name| !has(&available, name) || has(&enabled, name))
+            }
+            Self::Mkdir(dir) => dir.is_dir(),
+            Self::CopyCpuset { to, .. } => {
+                let filled =
+                    |file: &str| fs::read_to_string(to.join(file)).is_ok_and(|t| !t.trim().is_empty());
+                filled("cpuset.cpus") && filled("cpuset.mems")
+            }
+            // A file that the kernel does not offer there needs no owner.
+            Self::Chown { path, uid, gid } => {
+                owned(path, *uid, *gid) || (path.parent().is_some_and(Path::is_dir) && !path.exists())
+            }
+            Self::ChownAll { dir, uid, gid } => {
+                let all = |mut entries: fs::ReadDir| {
+                    entries.all(|e| {
+                        e.is_ok_and(|e| {
+                            e.file_type().is_ok_and(|t| !t.is_file()) || owned(&e.path(), *uid, *gid)
+                        })
+                    })
+                };
+                owned(dir, *uid, *gid) && fs::read_dir(dir).is_ok_and(all)
+            }
+            Self::Enter { .. } => false,
+        }
+    }
+
     /// A step without which the rest still makes sense.
     pub fn is_optional(&self) -> bool {
         matches!(self, Self::EnableControllers { .. })
@@ -264,7 +299,7 @@ mod tests {
         let deeper = hierarchy(root.path(), &format!("a/b/cordium-{uid}/x"), &["memory"]);
         let again = plan(&[deeper], &me, None);
         assert_eq!(again[0], Step::Mkdir(dir));
-        assert!(again.iter().all(|s| !run(s).unwrap()));
+        assert!(again.iter().all(|s| s.is_done() && !run(s).unwrap()));
     }
 
     #[test]

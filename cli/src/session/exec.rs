@@ -60,7 +60,9 @@ pub async fn exec(client: &Client, start: ExecStart) -> CliResult<u8> {
             // The command sees its own output closed when the call ends.
             Err(e) if e.kind() == io::ErrorKind::BrokenPipe => break Err(CliError::silent(EXIT_PIPE)),
             Err(e) => {
-                break Err(CliError::new(format!("cannot write the command's output: {e}")).code(EXIT_NOT_RUN));
+                break Err(
+                    CliError::new(format!("cannot write the command's output: {e}")).code(EXIT_NOT_RUN)
+                );
             }
         }
     };
