@@ -64,7 +64,7 @@ impl Embedded {
     }
 
     /// Ends every stream and background task, and waits for requests that are half done.
-    pub async fn shutdown(self) {
+    pub async fn shutdown(&self) {
         self.core.shutdown.cancel();
         self.core.tasks.close();
         self.core.tasks.wait().await;

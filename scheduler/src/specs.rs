@@ -16,6 +16,9 @@ use crate::{
     },
 };
 
+/// How the schema says that a field was refused because a variable in it had no value.
+const UNSET_VARS: &str = "variables that were not set";
+
 /// Strictly parsed and written out again; an empty text is an empty spec.
 pub fn canonical(kind: Kind, text: &str) -> Result<String, ApiError> {
     let text = if text.trim().is_empty() { "{}" } else { text };
@@ -58,6 +61,24 @@ pub fn resolve(
         secrets: cordium_spec::secret_names(&spec),
         applications: spec.applications.iter().map(|a| a.name.clone()).collect(),
     })
+}
+
+/// As [`resolve`], before a start: `None` when only the start's vars can complete the spec. The secrets that the
+/// spec itself names are checked even then.
+pub fn resolve_ahead(
+    conn: &Connection,
+    ws: &Workspace,
+    vars: &BTreeMap<String, String>,
+) -> Result<Option<Resolved>, ApiError> {
+    match resolve(conn, ws, vars) {
+        Ok(resolved) => Ok(Some(resolved)),
+        Err(ApiError::Spec(error)) if error.message.contains(UNSET_VARS) => {
+            let own = cordium_spec::parse_workspace_json(&ws.record.spec)?;
+            find_secrets(conn, &ws.record.space, &cordium_spec::secret_names(&own))?;
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Finds every secret that is named, or says which one is missing.

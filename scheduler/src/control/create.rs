@@ -64,12 +64,13 @@ pub async fn create(core: &Arc<Core>, request: CreateRequest) -> Result<Resource
 
 /// Refuses what has no meaning for the kind, rather than leaving it out silently.
 fn check_fields(kind: Kind, request: &CreateRequest) -> Result<(), ApiError> {
+    let started = kind == Kind::Workspace && request.start;
     let out_of_place = [
         ("space", kind == Kind::Space && !request.space.is_empty()),
         ("template", kind != Kind::Workspace && !request.template.is_empty()),
         ("start", kind != Kind::Workspace && request.start),
         ("secret_data", kind != Kind::Secret && !request.secret_data.is_empty()),
-        ("vars", !(kind == Kind::Workspace && request.start) && !request.vars.is_empty()),
+        ("vars", !started && !request.vars.is_empty()),
     ];
     if let Some((field, _)) = out_of_place.iter().find(|(_, wrong)| *wrong) {
         let kind = records::kind_name(kind);
@@ -148,9 +149,10 @@ fn insert_workspace(
         accepted: true,
         revision: 0,
     };
-    let resolved = specs::resolve(conn, &ws, vars)?;
-    specs::find_secrets(conn, &ws.record.space, &resolved.secrets)?;
-    ws.status.limit = Some(resolved.limit);
+    if let Some(resolved) = specs::resolve_ahead(conn, &ws, vars)? {
+        specs::find_secrets(conn, &ws.record.space, &resolved.secrets)?;
+        ws.status.limit = Some(resolved.limit);
+    }
     workspaces::insert(conn, &ws)?;
     Ok(ws)
 }

@@ -53,9 +53,10 @@ async fn on_node(core: &Core, ws: &Workspace, force: bool) -> Result<(), ApiErro
             Ok(())
         }
         Err(status) if matches!(status.code(), Code::FailedPrecondition | Code::NotFound) => {
-            if ws.accepted {
-                // It has stopped by itself; the news is on its way.
-                node.settle(SETTLE).await;
+            // Perhaps it has stopped by itself, and the news is on its way.
+            node.settle(SETTLE).await;
+            let target = Target::Uid(ws.record.uid.clone());
+            if core.store.lookup(|conn| workspaces::get(conn, &target))?.accepted {
                 return Ok(());
             }
             // The start never arrived, and now it will not be sent again.

@@ -54,12 +54,13 @@ pub async fn update(core: &Arc<Core>, request: UpdateRequest) -> Result<Resource
 /// The new spec must hold together with its template and its secrets, as at creation.
 fn workspace(conn: &Connection, uid: &str) -> Result<Resource, ApiError> {
     let mut ws = workspaces::get(conn, &Target::Uid(uid.to_owned()))?;
-    let resolved = specs::resolve(conn, &ws, &BTreeMap::new())?;
-    specs::find_secrets(conn, &ws.record.space, &resolved.secrets)?;
-    if !is_active(&ws.status) {
-        ws.status.limit = Some(resolved.limit);
+    if let Some(resolved) = specs::resolve_ahead(conn, &ws, &BTreeMap::new())? {
+        specs::find_secrets(conn, &ws.record.space, &resolved.secrets)?;
+        if !is_active(&ws.status) {
+            ws.status.limit = Some(resolved.limit);
+        }
+        ws.status.shared_ports.retain(|shared| resolved.applications.contains(&shared.application_name));
     }
-    ws.status.shared_ports.retain(|shared| resolved.applications.contains(&shared.application_name));
     workspaces::save(conn, &mut ws)?;
     journal::append(conn, &ws, None, false)?;
     Ok(ws.to_resource())

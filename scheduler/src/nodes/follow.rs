@@ -21,7 +21,7 @@ const ANSWER: Duration = Duration::from_secs(5);
 /// Events that are there are stored together; more than this many wait for the next transaction.
 const BATCH: usize = 128;
 /// A node whose replay has brought nothing for this long has no more to say.
-const QUIET: Duration = Duration::from_secs(1);
+const QUIET: Duration = Duration::from_secs(3);
 /// So many unanswered polls end the connection.
 const MISSES: u32 = 2;
 

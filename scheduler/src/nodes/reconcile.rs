@@ -48,7 +48,9 @@ impl Listing {
         Ok(Self { revision: answer.revision, items, accepted_before })
     }
 
-    /// Brings the store in line, and the node where it lags behind the store.
+    /// Brings the store in line, and the node where it lags behind the store. States are left to the stream, which
+    /// will tell them all. Where its position has not come up to the listing's, that is because the newest revisions
+    /// belong to what has been deleted since.
     pub async fn reconcile(
         self,
         core: &Arc<Core>,
@@ -68,27 +70,41 @@ impl Listing {
                 }
                 let mut left_over = Vec::new();
                 for item in self.items.values() {
-                    let snapshot = PhaseEvent { snapshot: true, ..item.clone() };
-                    apply::one(tx, &name, &snapshot)?;
                     if through && is_left_over(tx, item)? {
-                        left_over.push(item.workspace_uid.clone());
+                        left_over.push(item.clone());
                     }
+                }
+                if !through {
+                    return Ok((position, left_over));
                 }
                 let position = Position { cursor: position.newest(), snapshot: 0 };
                 store::nodes::set_cursor(tx, &name, position.cursor, clock::now_micros())?;
                 Ok((position, left_over))
             })
             .await?;
-        for uid in left_over {
-            tracing::warn!(node = node.name, workspace = uid, "stopping a run that was given up here");
-            let request =
-                StopRequest { workspace_uid: uid, reason: StoppingReason::Cluster.into(), force: true };
-            if let Err(status) = node.client().stop(request).await {
-                tracing::warn!(node = node.name, error = status.message(), "could not stop it");
-            }
+        for item in left_over {
+            let (core, node) = (core.clone(), node.clone());
+            core.clone().tasks.spawn(async move { stop_left_over(&core, &node, item).await });
         }
         resend_starts(core, node).await?;
         Ok(position)
+    }
+}
+
+/// Ends on the node what is stopped here. Under the workspace's lock, so that no new run is hit.
+async fn stop_left_over(core: &Core, node: &NodeHandle, item: PhaseEvent) {
+    let _guard = core.locks.lock(&item.workspace_uid).await;
+    if !core.store.lookup(|conn| is_left_over(conn, &item)).unwrap_or(false) {
+        return;
+    }
+    tracing::warn!(node = node.name, workspace = item.workspace_uid, "stopping a run that was given up here");
+    let request = StopRequest {
+        workspace_uid: item.workspace_uid,
+        reason: StoppingReason::Cluster.into(),
+        force: true,
+    };
+    if let Err(status) = node.client().stop(request).await {
+        tracing::warn!(node = node.name, error = status.message(), "could not stop it");
     }
 }
 
