@@ -143,7 +143,10 @@ mod tests {
     #[test]
     fn by_default_shallow_first_and_the_rest_later() {
         let plan = plan(&repository()).unwrap();
-        assert_eq!(plan.clone_arguments(true), ["clone", "--depth=1", "--", "https://h/r.git", "/workspace/repo"]);
+        assert_eq!(
+            plan.clone_arguments(true),
+            ["clone", "--depth=1", "--", "https://h/r.git", "/workspace/repo"]
+        );
         assert_eq!(plan.clone_arguments(false), ["clone", "--", "https://h/r.git", "/workspace/repo"]);
         assert!(plan.unshallow && plan.widen_arguments().is_some());
         assert_eq!(plan.mark(), "cloning-_workspace_repo");
@@ -158,7 +161,8 @@ mod tests {
 
     #[test]
     fn without_lazy_unshallow_the_clone_is_whole() {
-        let plan = plan(&Repository { disable_unshallow: true, single_branch: true, ..repository() }).unwrap();
+        let plan =
+            plan(&Repository { disable_unshallow: true, single_branch: true, ..repository() }).unwrap();
         assert_eq!((plan.depth, plan.unshallow), (None, false));
         assert_eq!(plan.clone_arguments(true)[1], "--single-branch");
     }
@@ -167,7 +171,9 @@ mod tests {
     fn paths_stay_below_workspace() {
         let at = |path: &str| plan(&Repository { path: path.into(), ..repository() });
         assert!(at("/workspace/a/b").is_ok());
-        for path in ["/workspace", "/workspace/../etc", "/etc", "workspace/x", "/workspaces/x", "/workspace/./.."] {
+        for path in
+            ["/workspace", "/workspace/../etc", "/etc", "workspace/x", "/workspaces/x", "/workspace/./.."]
+        {
             assert!(at(path).is_err(), "{path}");
         }
         let named = plan(&Repository { name: "lib".into(), ..repository() }).unwrap();

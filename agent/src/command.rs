@@ -43,7 +43,13 @@ pub fn start(state: &State, launch: &Launch, origin: &Origin) -> Result<Running,
     let pumps = streams
         .into_iter()
         .filter_map(|(pipe, stream)| {
-            Some(tokio::spawn(pump(pipe?, stream, Arc::clone(&state.logs), origin.clone(), Arc::clone(&tail))))
+            Some(tokio::spawn(pump(
+                pipe?,
+                stream,
+                Arc::clone(&state.logs),
+                origin.clone(),
+                Arc::clone(&tail),
+            )))
         })
         .collect();
     Ok(Running { process: spawned.process, pumps, tail, kill_on_drop: true })
@@ -94,7 +100,13 @@ impl Drop for Running {
     }
 }
 
-async fn pump(mut pipe: Receiver, stream: LogStream, logs: Arc<Logs>, origin: Origin, tail: Arc<Mutex<Tail>>) {
+async fn pump(
+    mut pipe: Receiver,
+    stream: LogStream,
+    logs: Arc<Logs>,
+    origin: Origin,
+    tail: Arc<Mutex<Tail>>,
+) {
     let mut buffer = vec![0; CHUNK];
     loop {
         match pipe.read(&mut buffer).await {

@@ -87,9 +87,10 @@ async fn try_install(
 }
 
 fn installer(directory: &Path) -> Option<PathBuf> {
-    INSTALLERS.iter().map(|name| directory.join(name)).find(|path| {
-        std::fs::metadata(path).is_ok_and(|found| found.is_file() && found.mode() & 0o111 != 0)
-    })
+    INSTALLERS
+        .iter()
+        .map(|name| directory.join(name))
+        .find(|path| std::fs::metadata(path).is_ok_and(|found| found.is_file() && found.mode() & 0o111 != 0))
 }
 
 #[cfg(test)]

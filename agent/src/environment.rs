@@ -50,9 +50,12 @@ mod tests {
 
     #[test]
     fn later_layers_win_and_bad_names_are_left_out() {
-        let environment = Environment::default()
-            .with([("A", "1"), ("B", "1")])
-            .with([("B", "2"), ("", "x"), ("C=D", "x"), ("E", "nul\0")]);
+        let environment = Environment::default().with([("A", "1"), ("B", "1")]).with([
+            ("B", "2"),
+            ("", "x"),
+            ("C=D", "x"),
+            ("E", "nul\0"),
+        ]);
         let all: Vec<_> = environment.iter().collect();
         assert_eq!(all, [("A", "1"), ("B", "2")]);
     }

@@ -38,7 +38,8 @@ fn set_hostname(wanted: &str, events: &Events) {
 
 /// The whole name where the kernel takes it, else its first label.
 fn kernel_hostname(hostname: &str) -> &str {
-    let name = if hostname.len() <= MAX_HOSTNAME { hostname } else { hostname.split('.').next().unwrap_or("") };
+    let name =
+        if hostname.len() <= MAX_HOSTNAME { hostname } else { hostname.split('.').next().unwrap_or("") };
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
     if name.len() <= MAX_HOSTNAME && name.chars().all(plain) { name } else { "" }
 }
@@ -80,10 +81,15 @@ mod tests {
 
     #[test]
     fn hosts_have_the_name_and_the_entries() {
-        let host = |address: &str, name: &str| HostEntry { address: address.into(), names: vec![name.into()] };
+        let host =
+            |address: &str, name: &str| HostEntry { address: address.into(), names: vec![name.into()] };
         let request = PrepareRequest {
             hostname: "demo.cordium.local".into(),
-            hosts: vec![host("10.0.0.1", "host.cordium.internal"), host("10.0.0.2", "two\nlines"), HostEntry::default()],
+            hosts: vec![
+                host("10.0.0.1", "host.cordium.internal"),
+                host("10.0.0.2", "two\nlines"),
+                HostEntry::default(),
+            ],
             ..PrepareRequest::default()
         };
         let text = hosts(&request);

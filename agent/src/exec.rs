@@ -15,11 +15,11 @@ use tonic::{Status, Streaming};
 
 use crate::identity::{Identity, Who};
 use crate::process::{GRACE, end_session, signal_group};
+use crate::pty;
 use crate::reaper::{Exit, Process};
 use crate::spawn::{Launch, SpawnError, Spawned, Streams, read_rest, spawn};
 use crate::state::State;
 use crate::tasks::working_dir;
-use crate::pty;
 
 const CHUNK: usize = 64 << 10;
 /// Input that may wait for the command before we stop reading the client (and with it, its signals).
@@ -90,7 +90,12 @@ pub async fn drive(spawned: Spawned, requests: Streaming<ExecRequest>, out: Out)
 /// Sends all output, then tells how the command ended; `None` when the client is gone.
 ///
 /// It ends with the command itself: descendants that keep its output open are not waited for.
-async fn pump_output(process: &Process, mut stdout: Receiver, stderr: Option<Receiver>, out: &Out) -> Option<Exit> {
+async fn pump_output(
+    process: &Process,
+    mut stdout: Receiver,
+    stderr: Option<Receiver>,
+    out: &Out,
+) -> Option<Exit> {
     let (mut out_buffer, mut err_buffer) = (BytesMut::new(), BytesMut::new());
     let mut stdout_open = true;
     let mut stderr = stderr;
@@ -228,7 +233,8 @@ pub fn check(start: &ExecStart) -> Result<(), Status> {
     if start.command.first().is_none_or(String::is_empty) {
         return Err(Status::invalid_argument("start.command is empty; give the program and its arguments"));
     }
-    let nul = start.command.iter().chain(start.env.keys()).chain(start.env.values()).any(|s| s.contains('\0'));
+    let nul =
+        start.command.iter().chain(start.env.keys()).chain(start.env.values()).any(|s| s.contains('\0'));
     if nul || start.working_dir.contains('\0') {
         return Err(Status::invalid_argument("start holds a NUL character"));
     }

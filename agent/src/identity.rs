@@ -38,16 +38,13 @@ pub struct Identity {
 impl Identity {
     pub fn new(user: WorkspaceUser, request: &PrepareRequest) -> Self {
         let uid = request.workspace_uid.as_str();
-        let base = Environment::default()
-            .with(pairs(&request.image_env))
-            .with(pairs(&request.env))
-            .with([
-                ("CORDIUM", "1"),
-                ("CORDIUM_NAME", request.workspace_name.as_str()),
-                ("CORDIUM_HOSTNAME", request.hostname.as_str()),
-                ("CORDIUM_UID", uid),
-                ("CORDIUM_SPACE", request.space.as_str()),
-            ]);
+        let base = Environment::default().with(pairs(&request.image_env)).with(pairs(&request.env)).with([
+            ("CORDIUM", "1"),
+            ("CORDIUM_NAME", request.workspace_name.as_str()),
+            ("CORDIUM_HOSTNAME", request.hostname.as_str()),
+            ("CORDIUM_UID", uid),
+            ("CORDIUM_SPACE", request.space.as_str()),
+        ]);
         Self { user, base }
     }
 

@@ -216,7 +216,10 @@ mod tests {
         }
         assert_eq!(data(&logs, LogsRequest::default()).await, ["1", "2", "3", "4"]);
         assert_eq!(data(&logs, LogsRequest { after_seq: 2, ..Default::default() }).await, ["3", "4"]);
-        assert_eq!(data(&logs, LogsRequest { task: "a".into(), ..Default::default() }).await, ["1", "3", "4"]);
+        assert_eq!(
+            data(&logs, LogsRequest { task: "a".into(), ..Default::default() }).await,
+            ["1", "3", "4"]
+        );
         let tail = LogsRequest { task: "a".into(), tail: 2, ..Default::default() };
         assert_eq!(data(&logs, tail).await, ["3", "4"]);
         assert_eq!(data(&logs, LogsRequest { tail: 100, ..Default::default() }).await.len(), 4);

@@ -37,7 +37,9 @@ pub async fn run(state: Arc<State>, request: Arc<PrepareRequest>) {
 async fn prepare(state: &Arc<State>, request: &Arc<PrepareRequest>) -> Result<(), Failure> {
     let setup = {
         let (state, request) = (Arc::clone(state), Arc::clone(request));
-        blocking(move || Ok(set_up(&state, &request))).await.map_err(|e| failures::unknown(e.to_string()))??
+        blocking(move || Ok(set_up(&state, &request)))
+            .await
+            .map_err(|e| failures::unknown(e.to_string()))??
     };
     let creating = setup.creating;
     let identity = Arc::new(Identity::new(setup.user, request));
@@ -53,8 +55,12 @@ async fn prepare(state: &Arc<State>, request: &Arc<PrepareRequest>) -> Result<()
         (millis, _) => Duration::from_millis(millis),
     });
     let marks = setup.marks.map(Arc::new);
-    let repositories =
-        Repositories { state: Arc::clone(state), identity: Arc::clone(&identity), marks: marks.clone(), budget };
+    let repositories = Repositories {
+        state: Arc::clone(state),
+        identity: Arc::clone(&identity),
+        marks: marks.clone(),
+        budget,
+    };
     let plans = repositories.clone_all(&all_repositories(request)).await?;
     if creating && let Some(wanted) = request.dotfiles.as_ref().filter(|wanted| !wanted.url.is_empty()) {
         dotfiles::install(state, &identity, wanted, budget.deadline).await;
@@ -88,6 +94,11 @@ fn all_repositories(request: &PrepareRequest) -> Vec<Repository> {
     request.repository.iter().chain(&request.additional_repositories).filter(wanted).cloned().collect()
 }
 
+fn creates_something(request: &PrepareRequest) -> bool {
+    let task = request.tasks.iter().any(|task| task.r#type() == TaskType::OnCreate);
+    task || request.dotfiles.is_some() || !all_repositories(request).is_empty()
+}
+
 struct Setup {
     user: WorkspaceUser,
     marks: Option<StateDir>,
@@ -107,13 +118,16 @@ fn set_up(state: &State, request: &PrepareRequest) -> Result<Setup, Failure> {
         }
     };
     let creating = request.fresh || marks.as_ref().is_some_and(|marks| marks.has(CREATING));
-    if creating && let Some(Err(error)) = marks.as_ref().map(|marks| marks.set(CREATING)) {
+    // The mark costs a flush of the disk: a start that creates nothing need not wait for one.
+    let to_be_resumed = creating && creates_something(request);
+    if to_be_resumed && let Some(Err(error)) = marks.as_ref().map(|marks| marks.set(CREATING)) {
         state.events.warning(format!("remembering that ON_CREATE has begun: {error}"));
     }
     let directories = std::iter::once(WORKSPACE).chain(request.user_dirs.iter().map(String::as_str));
     for directory in directories.map(Path::new).filter(|directory| directory.is_absolute()) {
-        own_directory(directory, &user, request.fresh)
-            .map_err(|e| failures::unknown(format!("giving {} to {}: {e}", directory.display(), user.name)))?;
+        own_directory(directory, &user, request.fresh).map_err(|e| {
+            failures::unknown(format!("giving {} to {}: {e}", directory.display(), user.name))
+        })?;
     }
     if request.read_only_root {
         rootfs::make_read_only(&user).map_err(|e| failures::unknown(e.to_string()))?;
@@ -130,7 +144,9 @@ fn own_directory(directory: &Path, user: &WorkspaceUser, fresh: bool) -> io::Res
 }
 
 /// Work on files off the event loop.
-pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+pub async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         Err(error) => Err(io::Error::other(error)),

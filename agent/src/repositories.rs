@@ -87,7 +87,10 @@ impl Repositories {
             Ok(vacant)
         })
         .await
-        .map_err(|error| GitError::Failed { message: format!("making room: {error}"), output: String::new() })?;
+        .map_err(|error| GitError::Failed {
+            message: format!("making room: {error}"),
+            output: String::new(),
+        })?;
         if !vacant && !is_checkout(&plan.path) {
             let path = plan.path.display();
             self.state.events.warning(format!("{} was not cloned: {path} holds other files", plan.title()));
@@ -150,7 +153,9 @@ impl Repositories {
         let Some(marks) = &self.marks else { return };
         let done = if standing { marks.set(&plan.mark()) } else { marks.clear(&plan.mark()) };
         if let Err(error) = done {
-            self.state.events.warning(format!("remembering how far the clone of {} is: {error}", plan.title()));
+            self.state
+                .events
+                .warning(format!("remembering how far the clone of {} is: {error}", plan.title()));
         }
     }
 }

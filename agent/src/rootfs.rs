@@ -76,7 +76,8 @@ mod tests {
 
     #[test]
     fn locked_flags_are_kept() {
-        let flags = kept_flags(StatVfsMountFlags::NOSUID | StatVfsMountFlags::RELATIME | StatVfsMountFlags::RDONLY);
+        let flags =
+            kept_flags(StatVfsMountFlags::NOSUID | StatVfsMountFlags::RELATIME | StatVfsMountFlags::RDONLY);
         assert_eq!(flags, MountFlags::NOSUID | MountFlags::RELATIME);
     }
 }

@@ -185,7 +185,9 @@ fn explain(error: io::Error, program: &str, launch: &Launch) -> SpawnError {
         }
         Some(ChildStep::Session) => SpawnError::Start { command, source },
         None => match source.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => SpawnError::NotFound { command, source },
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
+                SpawnError::NotFound { command, source }
+            }
             io::ErrorKind::WouldBlock | io::ErrorKind::OutOfMemory => SpawnError::Start { command, source },
             _ => SpawnError::NotExecutable { command, source },
         },

@@ -45,7 +45,8 @@ impl StateDir {
     }
 
     fn sync(&self) -> io::Result<()> {
-        let directory = openat(&self.0, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        let directory =
+            openat(&self.0, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
         Ok(fsync(directory)?)
     }
 }

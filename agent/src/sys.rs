@@ -96,12 +96,17 @@ pub fn close_on_exec_above_stdio() -> io::Result<()> {
 
 /// Puts every signal back to its default disposition, save SIGPIPE, so that children inherit a clean state.
 pub fn default_signals() {
+    // A zeroed kernel `sigaction` is SIG_DFL; the C library would refuse its two private signals.
+    let default = [0u64; 4];
     for signal in 1..=64 {
-        if matches!(signal, libc::SIGKILL | libc::SIGSTOP | libc::SIGPIPE | 32 | 33) {
+        if matches!(signal, libc::SIGKILL | libc::SIGSTOP | libc::SIGPIPE) {
             continue;
         }
-        // SAFETY: SIG_DFL installs no code; called before any handler is.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+        // SAFETY: reads a large enough, aligned buffer and installs no code; no handler is there yet.
+        unsafe {
+            let none = std::ptr::null_mut::<u64>();
+            libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), none, std::mem::size_of::<u64>());
+        }
     }
 }
 

@@ -67,7 +67,14 @@ pub fn copy_tree(from: &Path, to: &Path, uid: u32, gid: u32) -> io::Result<()> {
     copy_below(open_dir(CWD, from)?, open_dir(CWD, to)?, uid, gid, &mut budget, 0)
 }
 
-fn copy_below(from: OwnedFd, to: OwnedFd, uid: u32, gid: u32, budget: &mut u64, depth: usize) -> io::Result<()> {
+fn copy_below(
+    from: OwnedFd,
+    to: OwnedFd,
+    uid: u32,
+    gid: u32,
+    budget: &mut u64,
+    depth: usize,
+) -> io::Result<()> {
     if depth > MAX_DEPTH {
         return Err(io::Error::other("is nested more than 200 directories deep"));
     }

@@ -107,7 +107,8 @@ fn allow_sudo(user: &WorkspaceUser, events: &Events) {
 /// By number where the name could mean something else to sudo.
 fn sudoers(user: &WorkspaceUser) -> String {
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '_' | '-');
-    let named = user.name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_') && user.name.chars().all(plain);
+    let named =
+        user.name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_') && user.name.chars().all(plain);
     let subject = if named { user.name.clone() } else { format!("#{}", user.uid) };
     format!("{subject} ALL=(ALL:ALL) NOPASSWD: ALL\n")
 }
@@ -118,7 +119,8 @@ fn is_login_shell(path: &Path) -> bool {
 }
 
 fn is_executable(path: &Path) -> bool {
-    path.is_absolute() && std::fs::metadata(path).is_ok_and(|found| found.is_file() && found.mode() & 0o111 != 0)
+    path.is_absolute()
+        && std::fs::metadata(path).is_ok_and(|found| found.is_file() && found.mode() & 0o111 != 0)
 }
 
 #[cfg(test)]

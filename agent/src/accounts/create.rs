@@ -29,7 +29,8 @@ pub fn plan_user(files: &AccountFiles, shell: &str) -> UserPlan {
 
 fn create(files: &AccountFiles, shell: &str) -> UserPlan {
     let known = groups(&files.group);
-    let own_group = known.iter().find(|group| group.name == NAME).or_else(|| known.iter().find(|g| g.gid == GID));
+    let own_group =
+        known.iter().find(|group| group.name == NAME).or_else(|| known.iter().find(|g| g.gid == GID));
     let gid = own_group.map_or(GID, |group| group.gid);
     let user =
         User { name: NAME.into(), uid: UID, gid, home: format!("/home/{NAME}"), shell: shell.to_owned() };
@@ -64,7 +65,10 @@ mod tests {
 
     #[test]
     fn an_existing_cordium_wins_over_uid_1000() {
-        let found = plan_user(&files("ubuntu:x:1000:1000::/home/ubuntu:/bin/bash\ncordium:x:1500:1500::/c:/bin/sh\n", ""), "/bin/sh");
+        let found = plan_user(
+            &files("ubuntu:x:1000:1000::/home/ubuntu:/bin/bash\ncordium:x:1500:1500::/c:/bin/sh\n", ""),
+            "/bin/sh",
+        );
         assert_eq!((found.user.uid, found.write), (1500, None));
     }
 
@@ -93,7 +97,11 @@ mod tests {
 
     #[test]
     fn a_taken_group_number_is_shared_and_bytes_are_kept() {
-        let given = AccountFiles { passwd: b"\xffodd".to_vec(), group: b"staff:x:1000:\n".to_vec(), shadow: b"root:!::".to_vec() };
+        let given = AccountFiles {
+            passwd: b"\xffodd".to_vec(),
+            group: b"staff:x:1000:\n".to_vec(),
+            shadow: b"root:!::".to_vec(),
+        };
         let plan = plan_user(&given, "/bin/sh");
         let write = plan.write.unwrap();
         assert!(write.passwd.starts_with(b"\xffodd\ncordium:x:1000:1000:"));

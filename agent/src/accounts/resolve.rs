@@ -78,7 +78,8 @@ mod tests {
 
     fn files() -> AccountFiles {
         AccountFiles {
-            passwd: b"root:x:0:0::/root:/bin/sh\nweb:x:33:34::/var/www:/bin/false\n99:x:1:1::/odd:\n".to_vec(),
+            passwd: b"root:x:0:0::/root:/bin/sh\nweb:x:33:34::/var/www:/bin/false\n99:x:1:1::/odd:\n"
+                .to_vec(),
             group: b"root:x:0:\nweb:x:34:\nadm:x:4:web,other\ndup:x:4:web\n".to_vec(),
             shadow: Vec::new(),
         }

@@ -88,7 +88,12 @@ mod tests {
     use super::*;
 
     fn access(username: &str) -> Access {
-        Access { scheme: "https".into(), host: "h:1".into(), username: username.into(), password: "s3".into() }
+        Access {
+            scheme: "https".into(),
+            host: "h:1".into(),
+            username: username.into(),
+            password: "s3".into(),
+        }
     }
 
     #[test]
@@ -99,12 +104,18 @@ mod tests {
         assert_eq!(ask("protocol=https\nhost=h\n"), "");
         assert_eq!(ask("protocol=https\nhost=h:1.evil\n"), "");
         assert_eq!(ask(""), "");
-        assert_eq!(answer(&Access { host: String::new(), ..access("") }, "protocol=https\nhost=\n".as_bytes()), "");
+        assert_eq!(
+            answer(&Access { host: String::new(), ..access("") }, "protocol=https\nhost=\n".as_bytes()),
+            ""
+        );
     }
 
     #[test]
     fn a_token_needs_no_name() {
-        assert_eq!(answer(&access(""), "protocol=https\nhost=h:1\n".as_bytes()), "username=git\npassword=s3\n");
+        assert_eq!(
+            answer(&access(""), "protocol=https\nhost=h:1\n".as_bytes()),
+            "username=git\npassword=s3\n"
+        );
         let asked = "protocol=https\nhost=h:1\nusername=bot\n";
         assert_eq!(answer(&access(""), asked.as_bytes()), "username=bot\npassword=s3\n");
     }

@@ -17,7 +17,8 @@ use crate::tail::with_output;
 use url::Access;
 
 /// Said of images without it.
-const MISSING: &str = "the image has no `git`: add it to the image (Debian: `apt-get install git`, Alpine: `apk add git`)";
+const MISSING: &str =
+    "the image has no `git`: add it to the image (Debian: `apt-get install git`, Alpine: `apk add git`)";
 
 /// Settings for every invocation; none of them is written to a repository.
 const SETTINGS: [&str; 5] = [

@@ -46,8 +46,12 @@ pub fn split(url: &str, username: &str, password: &str) -> Result<(String, Optio
     let (url_user, url_password) = user_info.map(user_and_password).unwrap_or_default();
     let pick = |given: &str, found: String| if given.is_empty() { found } else { given.to_owned() };
     let (username, password) = (pick(username, url_user), pick(password, url_password));
-    let access = (!username.is_empty() || !password.is_empty())
-        .then(|| Access { scheme, host: host.to_ascii_lowercase(), username, password });
+    let access = (!username.is_empty() || !password.is_empty()).then(|| Access {
+        scheme,
+        host: host.to_ascii_lowercase(),
+        username,
+        password,
+    });
     Ok((clean, access))
 }
 
@@ -84,7 +88,10 @@ mod tests {
         let (url, access) = split("https://me:p%40ss@Git.example:8443/a/b.git?x=1", "", "").unwrap();
         assert_eq!(url, "https://Git.example:8443/a/b.git?x=1");
         let access = access.unwrap();
-        assert_eq!((access.host.as_str(), access.username.as_str(), access.password.as_str()), ("git.example:8443", "me", "p@ss"));
+        assert_eq!(
+            (access.host.as_str(), access.username.as_str(), access.password.as_str()),
+            ("git.example:8443", "me", "p@ss")
+        );
         assert!(!format!("{access:?}").contains("p@ss"));
     }
 
@@ -97,7 +104,18 @@ mod tests {
 
     #[test]
     fn other_schemes_and_odd_text_are_refused() {
-        for url in ["file:///etc", "ext::sh -c x", "-upload-pack=x", "ssh://h/x", "git@h:x", "https://", "https:///x", "http://-oProxy/x", "http://h/a b", "http://h/\nx"] {
+        for url in [
+            "file:///etc",
+            "ext::sh -c x",
+            "-upload-pack=x",
+            "ssh://h/x",
+            "git@h:x",
+            "https://",
+            "https:///x",
+            "http://-oProxy/x",
+            "http://h/a b",
+            "http://h/\nx",
+        ] {
             assert!(split(url, "", "").is_err(), "{url}");
         }
     }

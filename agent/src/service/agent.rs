@@ -32,7 +32,10 @@ impl Agent for AgentService {
         Ok(Response::new(Box::pin(self.0.events.watch().map(Ok))))
     }
 
-    async fn shutdown(&self, request: Request<ShutdownRequest>) -> Result<Response<ShutdownResponse>, Status> {
+    async fn shutdown(
+        &self,
+        request: Request<ShutdownRequest>,
+    ) -> Result<Response<ShutdownResponse>, Status> {
         let (state, request) = (Arc::clone(&self.0), request.into_inner());
         // A caller that goes away does not leave the sandbox half stopped.
         let work = tokio::spawn(async move { shut_down(&state, request).await });
@@ -51,7 +54,11 @@ fn begin(state: &Arc<State>, request: PrepareRequest) -> Result<Response<Prepare
     if let Some(run) = run.as_ref() {
         let same = run.request.run_id == request.run_id;
         let refusal = format!("this sandbox belongs to run {}", run.request.run_id);
-        return if same { Ok(Response::new(PrepareResponse {})) } else { Err(Status::failed_precondition(refusal)) };
+        return if same {
+            Ok(Response::new(PrepareResponse {}))
+        } else {
+            Err(Status::failed_precondition(refusal))
+        };
     }
     if matches!(state.stage(), Stage::Stopping) {
         return Err(Status::failed_precondition("the workspace is stopping"));

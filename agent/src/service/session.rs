@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use cordium_proto::v1::session_server::Session;
 use cordium_proto::v1::{
-    AttachTerminalRequest, AttachTerminalResponse, CreateTerminalRequest, CreateTerminalResponse, ExecRequest,
-    ExecResponse, ListTerminalsRequest, ListTerminalsResponse, LogEntry, LogsRequest, RemoveTerminalRequest,
-    RemoveTerminalResponse, Terminal, TerminalClosed, attach_terminal_request, attach_terminal_response,
-    exec_request,
+    AttachTerminalRequest, AttachTerminalResponse, CreateTerminalRequest, CreateTerminalResponse,
+    ExecRequest, ExecResponse, ListTerminalsRequest, ListTerminalsResponse, LogEntry, LogsRequest,
+    RemoveTerminalRequest, RemoveTerminalResponse, Terminal, TerminalClosed, attach_terminal_request,
+    attach_terminal_response, exec_request,
 };
 use futures::stream::{self, Stream, StreamExt as _};
 use tokio::sync::mpsc;
@@ -98,7 +98,8 @@ impl SessionService {
         &self,
         mut requests: Streaming<ExecRequest>,
     ) -> Result<Response<BoxStream<ExecResponse>>, Status> {
-        let Some(exec_request::Message::Start(start)) = requests.message().await?.and_then(|r| r.message) else {
+        let Some(exec_request::Message::Start(start)) = requests.message().await?.and_then(|r| r.message)
+        else {
             return Err(Status::invalid_argument("the first message of Exec must carry `start`"));
         };
         exec::check(&start)?;

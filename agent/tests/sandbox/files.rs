@@ -12,7 +12,8 @@ async fn names_user_and_sudo() {
         return;
     }
     let sandbox = Sandbox::new(Image::Busybox).await;
-    let hosts = vec![HostEntry { address: "100.127.255.253".into(), names: vec!["host.cordium.internal".into()] }];
+    let hosts =
+        vec![HostEntry { address: "100.127.255.253".into(), names: vec!["host.cordium.internal".into()] }];
     let user_dirs = vec!["/data/mine".to_owned()];
     let nameservers = vec!["100.127.255.253".into()];
     sandbox.prepare(PrepareRequest { hosts, nameservers, user_dirs, ..request() }).await;
@@ -22,9 +23,15 @@ async fn names_user_and_sudo() {
     assert!(read("etc/hosts").contains("100.127.255.253\thost.cordium.internal\n"));
     assert_eq!(read("etc/resolv.conf"), "nameserver 100.127.255.253\n");
     assert_eq!(read("etc/sudoers.d/cordium"), "cordium ALL=(ALL:ALL) NOPASSWD: ALL\n");
-    assert_eq!(read("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\ncordium:x:1000:1000:cordium:/home/cordium:/bin/sh\n");
+    assert_eq!(
+        read("etc/passwd"),
+        "root:x:0:0:root:/root:/bin/sh\ncordium:x:1000:1000:cordium:/home/cordium:/bin/sh\n"
+    );
     let mode = |path: &str| std::fs::metadata(sandbox.root.join(path)).unwrap().permissions().mode() & 0o7777;
-    assert_eq!((mode("etc/sudoers.d/cordium"), mode("etc/shadow"), mode("etc/passwd")), (0o440, 0o600, 0o644));
+    assert_eq!(
+        (mode("etc/sudoers.d/cordium"), mode("etc/shadow"), mode("etc/passwd")),
+        (0o440, 0o600, 0o644)
+    );
     let owner = |path: &str| std::fs::metadata(sandbox.root.join(path)).unwrap().uid();
     assert_eq!((owner("home/cordium/.profile"), owner("data/mine"), owner("workspace")), (1000, 1000, 1000));
 }
@@ -35,10 +42,17 @@ async fn an_existing_uid_1000_is_taken() {
         return;
     }
     let sandbox = Sandbox::new(Image::Busybox).await;
-    std::fs::write(sandbox.root.join("etc/passwd"), "root:x:0:0::/root:/bin/sh\nubuntu:x:1000:1000::/home/ubuntu:/bin/ash\n").unwrap();
+    std::fs::write(
+        sandbox.root.join("etc/passwd"),
+        "root:x:0:0::/root:/bin/sh\nubuntu:x:1000:1000::/home/ubuntu:/bin/ash\n",
+    )
+    .unwrap();
     sandbox.prepare(request()).await;
     sandbox.wait_running().await;
-    assert_eq!(sandbox.sh("id -un; echo $HOME $SHELL; ls -a ~").await.out(), "ubuntu\n/home/ubuntu /bin/ash\n.\n..\n.profile");
+    assert_eq!(
+        sandbox.sh("id -un; echo $HOME $SHELL; ls -a ~").await.out(),
+        "ubuntu\n/home/ubuntu /bin/ash\n.\n..\n.profile"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -53,7 +67,11 @@ async fn a_read_only_root_keeps_its_writable_places() {
     assert_eq!(sandbox.warnings().await, [""; 0]);
     for path in ["/", "/etc", "/usr/bin", "/var/lib/cordium"] {
         let done = sandbox.root_sh(&format!("touch {path}/x")).await;
-        assert!(String::from_utf8_lossy(&done.stderr).contains("Read-only file system"), "{path}: {:?}", done.stderr);
+        assert!(
+            String::from_utf8_lossy(&done.stderr).contains("Read-only file system"),
+            "{path}: {:?}",
+            done.stderr
+        );
     }
     for path in ["/tmp", "/var/tmp", "/home/cordium", "/workspace"] {
         assert_eq!(sandbox.sh(&format!("touch {path}/x")).await.code, 0, "{path}");
@@ -63,7 +81,10 @@ async fn a_read_only_root_keeps_its_writable_places() {
     assert!(options.out().starts_with("ro,"), "{}", options.out());
 
     let sandbox = sandbox.again().await;
-    assert!(!sandbox.root.join("var/lib/cordium/creating").exists(), "the mark was cleared on a read-only root");
+    assert!(
+        !sandbox.root.join("var/lib/cordium/creating").exists(),
+        "the mark was cleared on a read-only root"
+    );
     sandbox.prepare(read_only(false)).await;
     sandbox.wait_running().await;
     assert_eq!(sandbox.sh("cat ~/made").await.out(), "x", "the home is kept");

@@ -25,13 +25,22 @@ async fn primary_and_additional_with_a_secret_that_is_written_nowhere() {
     let server = GitServer::start();
     server.repository("private.git", TWO_BRANCHES);
     server.repository("lib.git", "echo lib > lib; commit lib");
-    let primary = Repository { username: "me".into(), password: "s3cret".into(), ..at(server.url("private.git")) };
+    let primary =
+        Repository { username: "me".into(), password: "s3cret".into(), ..at(server.url("private.git")) };
     let additional = vec![
         Repository { name: "lib".into(), path: "/workspace/libs/lib".into(), ..at(server.url("lib.git")) },
         // The credential may also stand in the address.
-        Repository { name: "dev".into(), branch: "dev".into(), ..at(server.url("private.git").replace("//", "//me:s3cret@")) },
+        Repository {
+            name: "dev".into(),
+            branch: "dev".into(),
+            ..at(server.url("private.git").replace("//", "//me:s3cret@"))
+        },
     ];
-    let tasks = vec![task("see", TaskType::OnCreate, "cat /workspace/repo/file /workspace/libs/lib/lib /workspace/dev/file > /tmp/seen; env > /tmp/env")];
+    let tasks = vec![task(
+        "see",
+        TaskType::OnCreate,
+        "cat /workspace/repo/file /workspace/libs/lib/lib /workspace/dev/file > /tmp/seen; env > /tmp/env",
+    )];
     let sandbox = Sandbox::new(Image::Host).await;
     sandbox.prepare(PrepareRequest { additional_repositories: additional, tasks, ..with(primary) }).await;
     let warnings = sandbox.warnings().await;
@@ -41,15 +50,23 @@ async fn primary_and_additional_with_a_secret_that_is_written_nowhere() {
     let name = sandbox.sh("id -un").await.out().to_owned();
     let owner = format!("{name}:{}", sandbox.sh("id -gn").await.out());
     let uid = sandbox.sh("id -u").await.out().to_owned();
-    assert_eq!(state.out(), format!(
-        "2\nfalse\n  origin/HEAD -> origin/main\n  origin/dev\n  origin/main\n{}\n{owner}\n{owner}\n{uid}", server.url("private.git")));
-    let found = sandbox.root_sh("grep -rl s3cret /workspace /tmp/env /home/ /root/.git* /etc/gitconfig 2>/dev/null").await;
+    assert_eq!(
+        state.out(),
+        format!(
+            "2\nfalse\n  origin/HEAD -> origin/main\n  origin/dev\n  origin/main\n{}\n{owner}\n{owner}\n{uid}",
+            server.url("private.git")
+        )
+    );
+    let found = sandbox
+        .root_sh("grep -rl s3cret /workspace /tmp/env /home/ /root/.git* /etc/gitconfig 2>/dev/null")
+        .await;
     assert_eq!(found.out(), "", "{found}", found = found.out());
     let log = sandbox.log_text().await;
     assert!(log.contains("Cloning into '/workspace/repo'") && !log.contains("s3cret"), "{log}");
     let entries = sandbox.logs(LogsRequest::default()).await;
     assert!(entries.iter().any(|entry| entry.source() == LogSource::Clone && entry.name == "lib"));
-    let elsewhere = server.seen.lock().unwrap().iter().any(|(path, sent)| path.starts_with("/lib") && sent.is_some());
+    let elsewhere =
+        server.seen.lock().unwrap().iter().any(|(path, sent)| path.starts_with("/lib") && sent.is_some());
     assert!(!elsewhere, "no credential for a repository that was given none");
 }
 
@@ -67,7 +84,12 @@ async fn branch_depth_checkout_and_submodules() {
     );
     let bare = server.repository("main.git", &script);
     let commit = |name: &str| {
-        let done = std::process::Command::new("git").arg("-C").arg(&bare).args(["rev-parse", name]).output().unwrap();
+        let done = std::process::Command::new("git")
+            .arg("-C")
+            .arg(&bare)
+            .args(["rev-parse", name])
+            .output()
+            .unwrap();
         String::from_utf8(done.stdout).unwrap().trim().to_owned()
     };
     let named = |name: &str| Repository { name: name.into(), ..at(server.url("main.git")) };
@@ -82,8 +104,10 @@ async fn branch_depth_checkout_and_submodules() {
     sandbox.prepare(PrepareRequest { additional_repositories, ..with(at(server.url("main.git"))) }).await;
     sandbox.wait_running().await;
     let see = "cd /workspace; for d in repo sha tag branch shallow whole; do echo $d $(cat $d/file) $(cat $d/inner/sub 2>/dev/null) $(git -C $d rev-parse --is-shallow-repository) $(git -C $d branch --show-current); done";
-    assert_eq!(sandbox.sh(see).await.out(),
-        "repo two sub false main\nsha two false\ntag one false\nbranch dev false dev\nshallow two sub true main\nwhole two sub false main");
+    assert_eq!(
+        sandbox.sh(see).await.out(),
+        "repo two sub false main\nsha two false\ntag one false\nbranch dev false dev\nshallow two sub true main\nwhole two sub false main"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -93,12 +117,21 @@ async fn failures_carry_the_words_of_git() {
     }
     let server = GitServer::start();
     server.repository("private.git", TWO_BRANCHES);
-    let wrong = Repository { username: "me".into(), password: "wrong".into(), ..at(server.url("private.git")) };
+    let wrong =
+        Repository { username: "me".into(), password: "wrong".into(), ..at(server.url("private.git")) };
     let cases = [
         (at(server.url("missing.git")), "not found"),
         (at(server.url("private.git")), "could not read Username"),
         (wrong, "Authentication failed"),
-        (Repository { branch: "nope".into(), username: "me".into(), password: "s3cret".into(), ..at(server.url("private.git")) }, "Remote branch nope not found"),
+        (
+            Repository {
+                branch: "nope".into(),
+                username: "me".into(),
+                password: "s3cret".into(),
+                ..at(server.url("private.git"))
+            },
+            "Remote branch nope not found",
+        ),
         (at("http://127.0.0.1:1/x.git".into()), "Failed to connect"),
         (at("file:///etc".into()), "must begin with https://"),
     ];
@@ -155,11 +188,17 @@ async fn an_unfinished_clone_is_done_again_and_a_finished_one_left_alone() {
         }
     }
     let kept = Repository { name: "kept".into(), ..at(server.url("main.git")) };
-    let request = PrepareRequest { additional_repositories: vec![kept], fresh: false, ..with(at(server.url("main.git"))) };
+    let request = PrepareRequest {
+        additional_repositories: vec![kept],
+        fresh: false,
+        ..with(at(server.url("main.git")))
+    };
     sandbox.prepare(request).await;
     let warnings = sandbox.warnings().await;
     assert!(warnings.iter().any(|w| w.contains("/workspace/kept holds other files")), "{warnings:?}");
-    let state = sandbox.sh("cat /workspace/repo/file; ls /workspace/repo/.git/half /workspace/kept; ls /var/lib/cordium").await;
+    let state = sandbox
+        .sh("cat /workspace/repo/file; ls /workspace/repo/.git/half /workspace/kept; ls /var/lib/cordium")
+        .await;
     assert_eq!(state.out(), "two\n/workspace/kept:\nhalf");
 }
 

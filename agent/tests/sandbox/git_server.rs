@@ -114,7 +114,11 @@ fn serve(stream: TcpStream, root: &Path, log: &Mutex<Vec<(String, Option<String>
     let status = head.lines().find_map(|line| line.strip_prefix("Status: ")).unwrap_or("200 OK").to_owned();
     let kept: Vec<&str> = head.lines().filter(|line| !line.starts_with("Status: ")).collect();
     let content = &answer[end + 4..];
-    let head = format!("HTTP/1.1 {status}\r\n{}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", kept.join("\r\n"), content.len());
+    let head = format!(
+        "HTTP/1.1 {status}\r\n{}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        kept.join("\r\n"),
+        content.len()
+    );
     out.write_all(head.as_bytes()).ok()?;
     out.write_all(content).ok()
 }

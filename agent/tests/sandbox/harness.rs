@@ -10,8 +10,9 @@ use cordium_proto::v1::agent_client::AgentClient;
 use cordium_proto::v1::agent_event::Event;
 use cordium_proto::v1::session_client::SessionClient;
 use cordium_proto::v1::{
-    AgentEvent, ExecExit, ExecRequest, ExecResponse, ExecStart, Failure, LogEntry, LogsRequest, PrepareRequest,
-    ShutdownRequest, Task, TaskType, TerminalSize, WatchAgentRequest, exec_request, exec_response,
+    AgentEvent, ExecExit, ExecRequest, ExecResponse, ExecStart, Failure, LogEntry, LogsRequest,
+    PrepareRequest, ShutdownRequest, Task, TaskType, TerminalSize, WatchAgentRequest, exec_request,
+    exec_response,
 };
 use hyper_util::rt::TokioIo;
 use tempfile::TempDir;
@@ -226,7 +227,10 @@ impl Sandbox {
 
     pub async fn warnings(&self) -> Vec<String> {
         let events = self.wait_running().await;
-        events.into_iter().filter_map(|e| if let Event::Warning(text) = e { Some(text) } else { None }).collect()
+        events
+            .into_iter()
+            .filter_map(|e| if let Event::Warning(text) = e { Some(text) } else { None })
+            .collect()
     }
 
     pub async fn start_exec(&self, start: ExecStart) -> Exec {
@@ -280,9 +284,11 @@ impl Sandbox {
         let unshare = self.unshare.id();
         for _ in 0..500 {
             let children = std::fs::read_to_string(format!("/proc/{unshare}/task/{unshare}/children"));
-            let child = children.unwrap_or_default().split_whitespace().next().and_then(|pid| pid.parse().ok());
+            let child =
+                children.unwrap_or_default().split_whitespace().next().and_then(|pid| pid.parse().ok());
             if let Some(pid) = child
-                && std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.starts_with("cordium-agent"))
+                && std::fs::read_to_string(format!("/proc/{pid}/comm"))
+                    .is_ok_and(|comm| comm.starts_with("cordium-agent"))
             {
                 return pid;
             }
@@ -300,7 +306,8 @@ impl Sandbox {
     }
 
     async fn sh_alive(&self) -> bool {
-        let call = async { self.session().list_terminals(cordium_proto::v1::ListTerminalsRequest::default()).await };
+        let call =
+            async { self.session().list_terminals(cordium_proto::v1::ListTerminalsRequest::default()).await };
         tokio::time::timeout(Duration::from_secs(5), call).await.is_ok_and(|answer| answer.is_ok())
     }
 }

@@ -15,11 +15,19 @@ async fn pre_stop_runs_once_and_everything_ends() {
     let tasks = vec![
         task("bye", TaskType::PreStop, "echo bye >> /workspace/bye"),
         task("bad", TaskType::PreStop, "exit 2"),
-        Task { background: true, ..task("server", TaskType::PostStart, "trap '' TERM HUP; while :; do sleep 1; done") },
+        Task {
+            background: true,
+            ..task("server", TaskType::PostStart, "trap '' TERM HUP; while :; do sleep 1; done")
+        },
     ];
     sandbox.prepare(PrepareRequest { tasks, ..request() }).await;
     sandbox.wait_running().await;
-    let mut follower = sandbox.session().logs(LogsRequest { follow: true, ..LogsRequest::default() }).await.unwrap().into_inner();
+    let mut follower = sandbox
+        .session()
+        .logs(LogsRequest { follow: true, ..LogsRequest::default() })
+        .await
+        .unwrap()
+        .into_inner();
     let begun = Instant::now();
     let request = ShutdownRequest { grace_ms: 500, ..ShutdownRequest::default() };
     let (first, second) = tokio::join!(sandbox.shutdown(request), sandbox.shutdown(request));
@@ -34,7 +42,10 @@ async fn pre_stop_runs_once_and_everything_ends() {
     assert!(text.ends_with("stopped\n"), "followers end with the run: {text}");
     assert!(sandbox.is_alive().await, "the agent stays to answer");
     let late = cordium_proto::v1::CreateTerminalRequest::default();
-    assert_eq!(sandbox.session().create_terminal(late).await.unwrap_err().code(), tonic::Code::FailedPrecondition);
+    assert_eq!(
+        sandbox.session().create_terminal(late).await.unwrap_err().code(),
+        tonic::Code::FailedPrecondition
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -48,7 +59,7 @@ async fn while_starting_it_does_not_wait_and_runs_no_pre_stop() {
         task("bye", TaskType::PreStop, "echo bye >> /workspace/bye"),
     ];
     sandbox.prepare(PrepareRequest { tasks, ..request() }).await;
-    while sandbox.root_sh("pgrep sleep").await.code != 0 {}
+    while sandbox.root_sh("pidof sleep").await.code != 0 {}
     let begun = Instant::now();
     assert!(sandbox.shutdown(ShutdownRequest::default()).await.is_empty());
     assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
@@ -67,8 +78,12 @@ async fn pre_stop_has_a_budget() {
     ];
     sandbox.prepare(PrepareRequest { tasks, ..request() }).await;
     sandbox.wait_running().await;
-    let warnings = sandbox.shutdown(ShutdownRequest { pre_stop_timeout_ms: 300, ..ShutdownRequest::default() }).await;
-    assert_eq!(warnings, ["task `long` timed out", "task `never` was not run: no time was left before the stop"]);
+    let warnings =
+        sandbox.shutdown(ShutdownRequest { pre_stop_timeout_ms: 300, ..ShutdownRequest::default() }).await;
+    assert_eq!(
+        warnings,
+        ["task `long` timed out", "task `never` was not run: no time was left before the stop"]
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

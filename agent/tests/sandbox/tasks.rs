@@ -4,7 +4,9 @@ use std::time::{Duration, Instant};
 
 use cordium_proto::v1::agent_event::Event;
 use cordium_proto::v1::failure::Type;
-use cordium_proto::v1::{EnvVar, LogSource, LogsRequest, MainProcess, OnFailure, PrepareRequest, Task, TaskType};
+use cordium_proto::v1::{
+    EnvVar, LogSource, LogsRequest, MainProcess, OnFailure, PrepareRequest, Task, TaskType,
+};
 
 use crate::harness::{Image, Sandbox, is_root, request, task};
 
@@ -40,12 +42,20 @@ async fn order_identity_environment_and_failures_that_do_not_matter() {
     sandbox.prepare(with(tasks)).await;
     let warnings = sandbox.warnings().await;
     assert!(begun.elapsed() < Duration::from_secs(20), "the background task is not waited for");
-    assert!(warnings.iter().any(|w| w == "task `fails` failed with exit code 3; its last output:\nwhy"), "{warnings:?}");
-    assert_eq!(sandbox.sh("cat /workspace/order /workspace/user /workspace/cwd /workspace/root").await.out(),
-        "first\nsecond\n1000\n/home/cordium\n0 1 /tmp demo");
+    assert!(
+        warnings.iter().any(|w| w == "task `fails` failed with exit code 3; its last output:\nwhy"),
+        "{warnings:?}"
+    );
+    assert_eq!(
+        sandbox.sh("cat /workspace/order /workspace/user /workspace/cwd /workspace/root").await.out(),
+        "first\nsecond\n1000\n/home/cordium\n0 1 /tmp demo"
+    );
     let log = sandbox.logs(LogsRequest { task: "slow".into(), ..LogsRequest::default() }).await;
     assert_eq!(log[0].data.as_ref(), b"started\n");
-    assert_eq!((log[0].source(), log[0].name.as_str(), log[0].run_id.as_str()), (LogSource::Task, "slow", "run-1"));
+    assert_eq!(
+        (log[0].source(), log[0].name.as_str(), log[0].run_id.as_str()),
+        (LogSource::Task, "slow", "run-1")
+    );
     assert!(log[0].at.is_some());
 }
 
@@ -78,11 +88,14 @@ async fn a_task_that_ignores_sigterm_is_killed_with_its_children() {
     let begun = Instant::now();
     sandbox.prepare(with(vec![stubborn])).await;
     let failure = sandbox.wait_failure().await;
-    assert!(failure.message.starts_with("task `stubborn` timed out after 300ms; its last output:\ngoing"), "{failure:?}");
+    assert!(
+        failure.message.starts_with("task `stubborn` timed out after 300ms; its last output:\ngoing"),
+        "{failure:?}"
+    );
     let Some(Type::Task(task)) = failure.r#type else { panic!() };
     assert_eq!(task.exit_code, -1);
     assert!((5..12).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
-    assert_eq!(sandbox.root_sh("pgrep sleep").await.code, 1);
+    assert_eq!(sandbox.root_sh("pidof sleep").await.code, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -136,7 +149,10 @@ async fn on_create_runs_once_unless_it_was_cut_short() {
     let tasks = |code: i32| {
         vec![
             task("create", TaskType::OnCreate, "echo create >> /workspace/runs"),
-            Task { on_failure: OnFailure::Abort.into(), ..task("gate", TaskType::OnCreate, &format!("exit {code}")) },
+            Task {
+                on_failure: OnFailure::Abort.into(),
+                ..task("gate", TaskType::OnCreate, &format!("exit {code}"))
+            },
             post("start", "echo start >> /workspace/runs"),
         ]
     };
@@ -176,7 +192,9 @@ async fn auto_stop_follows_running_and_a_second_prepare_is_refused() {
     sandbox.prepare(PrepareRequest { auto_stop: true, ..with(vec![post("work", "echo done")]) }).await;
     let events = sandbox.events_until(|event| matches!(event, Event::Finished(_))).await;
     assert!(matches!(events[0], Event::Preparing(_)));
-    assert!(matches!(&events[events.len() - 2], Event::Running(r) if r.user == "cordium" && r.uid == 1000 && r.home == "/home/cordium"));
+    assert!(
+        matches!(&events[events.len() - 2], Event::Running(r) if r.user == "cordium" && r.uid == 1000 && r.home == "/home/cordium")
+    );
     sandbox.prepare(request()).await;
     let other = PrepareRequest { run_id: "run-2".into(), ..request() };
     assert_eq!(sandbox.agent().prepare(other).await.unwrap_err().code(), tonic::Code::FailedPrecondition);

@@ -1,8 +1,9 @@
 //! Terminals that outlive their clients.
 
 use cordium_proto::v1::{
-    AttachTerminal, AttachTerminalRequest, AttachTerminalResponse, CreateTerminalRequest, ListTerminalsRequest,
-    RemoveTerminalRequest, TerminalSize, attach_terminal_request as ask, attach_terminal_response as tell,
+    AttachTerminal, AttachTerminalRequest, AttachTerminalResponse, CreateTerminalRequest,
+    ListTerminalsRequest, RemoveTerminalRequest, TerminalSize, attach_terminal_request as ask,
+    attach_terminal_response as tell,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -20,7 +21,8 @@ impl Attached {
         let (requests, receiver) = mpsc::channel(8);
         let attach = AttachTerminal { id: id.into(), ..AttachTerminal::default() };
         requests.send(AttachTerminalRequest { message: Some(ask::Message::Attach(attach)) }).await.unwrap();
-        let responses = sandbox.session().attach_terminal(ReceiverStream::new(receiver)).await.unwrap().into_inner();
+        let responses =
+            sandbox.session().attach_terminal(ReceiverStream::new(receiver)).await.unwrap().into_inner();
         Self { requests, responses }
     }
 
@@ -36,9 +38,11 @@ impl Attached {
 
     async fn read_until(&mut self, text: &str) -> String {
         let mut seen = String::new();
-        while !seen.contains(text) {
+        let mut searched = 0;
+        while !seen[searched..].contains(text) {
+            searched = seen.len().saturating_sub(text.len());
             match self.next().await {
-                tell::Message::Data(data) => seen.push_str(&String::from_utf8_lossy(&data)),
+                tell::Message::Data(data) => seen.push_str(std::str::from_utf8(&data).unwrap()),
                 tell::Message::Size(_) => {}
                 tell::Message::Closed(closed) => panic!("closed ({closed:?}) after {seen:?}"),
             }
@@ -54,7 +58,8 @@ async fn create(sandbox: &Sandbox) -> String {
 }
 
 async fn ids(sandbox: &Sandbox) -> Vec<String> {
-    let items = sandbox.session().list_terminals(ListTerminalsRequest::default()).await.unwrap().into_inner().items;
+    let items =
+        sandbox.session().list_terminals(ListTerminalsRequest::default()).await.unwrap().into_inner().items;
     items.into_iter().map(|terminal| terminal.id).collect()
 }
 
