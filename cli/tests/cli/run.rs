@@ -202,7 +202,27 @@ async fn ctrl_c_with_rm_also_deletes() {
 #[tokio::test]
 async fn the_second_ctrl_c_leaves_at_once() {
     let (_dir, fake, cordium) = stage().await;
-    // A workspace that is asked to stop and never tells the end.
+    let mut script = good();
+    script[2].after = Duration::from_secs(60);
+    fake.script(script);
+    // It accepts to stop, and never does.
+    fake.0.stop_hangs.store(true, std::sync::atomic::Ordering::Relaxed);
+    let mut child = cordium.command(&["run", "dev", "--rm"]).spawn().unwrap();
+    until("started", || fake.seen(|s| s.started.len() == 1)).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    kill(pid(&child), Signal::SIGINT).unwrap();
+    until("asked to stop", || fake.seen(|s| s.stopped.len() == 1)).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(child.try_wait().unwrap().is_none(), "it waits for the stop");
+    kill(pid(&child), Signal::SIGINT).unwrap();
+    let o = tokio::time::timeout(Duration::from_secs(2), finish(child)).await.unwrap();
+    assert_eq!(o.code, 130);
+    fake.seen(|s| assert!(s.deleted.is_empty()));
+}
+
+#[tokio::test]
+async fn ctrl_c_while_waiting_for_a_start_leaves_it_alone() {
+    let (_dir, fake, cordium) = stage().await;
     let mut script = good();
     script[1].after = Duration::from_secs(60);
     fake.script(script);
@@ -215,12 +235,9 @@ async fn the_second_ctrl_c_leaves_at_once() {
     assert_eq!(o.code, 130);
     assert!(o.err.contains("goes on starting"), "{}", o.err);
     fake.seen(|s| assert!(s.stopped.is_empty()));
-
-    fake.0.seen.lock().unwrap().started.clear();
-    let child = cordium.command(&["stop", "--wait", "dev"]).spawn().unwrap();
-    until("stopping", || fake.seen(|s| s.stopped.len() == 1)).await;
-    let o = finish(child).await;
+    let o = cordium.run(&["stop", "--wait", "dev"]).await;
     assert_eq!(o.code, 0, "{}", o.err);
+    assert!(o.err.contains("phase STOPPED"), "{}", o.err);
 }
 
 #[tokio::test]

@@ -130,6 +130,9 @@ impl Control for Fake {
         }
         let meta = there.metadata.unwrap();
         self.0.seen.lock().unwrap().stopped.push(meta.name);
+        if self.0.stop_hangs.load(std::sync::atomic::Ordering::Relaxed) {
+            return Ok(Response::new(self.workspace(&meta.uid)?));
+        }
         let (fake, uid) = (self.clone(), meta.uid.clone());
         tokio::spawn(async move {
             for state in [WorkspaceState::StoppingRequest, WorkspaceState::Stopping, WorkspaceState::Stopped]

@@ -6,7 +6,7 @@ mod session;
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -66,6 +66,7 @@ pub struct State {
     pub live: broadcast::Sender<WorkspaceEvent>,
     /// Ends every watch stream once, after this many events.
     pub break_watch_after: Mutex<Option<usize>>,
+    pub stop_hangs: AtomicBool,
 }
 
 #[derive(Clone)]
@@ -81,6 +82,7 @@ impl Fake {
             events: Mutex::default(),
             live: broadcast::channel(256).0,
             break_watch_after: Mutex::default(),
+            stop_hangs: AtomicBool::new(false),
         }))
     }
 
@@ -103,7 +105,6 @@ impl Fake {
     }
 
     /// One that is not served yet.
-    #[allow(dead_code)]
     pub fn idle() -> Self {
         Self::new()
     }
