@@ -75,13 +75,17 @@ impl Cluster {
     /// Starts the scheduler, and waits until it answers.
     pub fn launch_scheduler(&self) -> Result<()> {
         let mut command = self.user.command(self.programs.join("cordium-scheduler"));
-        command.arg("--db").arg(self.dir.join("s/control.db"));
+        command
+            .arg("--db")
+            .arg(self.dir.join("s/control.db"))
+            .arg("--key")
+            .arg(self.dir.join("s/secret.key"));
         command.args(["--listen", &format!("unix:{}", self.socket().display())]);
         for (node, address) in self.nodes.iter().zip(&self.addresses) {
             command.args(["--node", &format!("{}={address}", node.name)]);
         }
         command.arg("--ca").arg(&self.trusted.ca).arg("--cert").arg(&self.trusted.cert);
-        command.arg("--key").arg(&self.trusted.key);
+        command.arg("--key-file").arg(&self.trusted.key);
         let mut daemon = Daemon::spawn("scheduler", &mut command, &self.dir.join("scheduler.log"))?;
         daemon.wait_ready(Duration::from_secs(20), || UnixStream::connect(self.socket()).is_ok())?;
         *self.scheduler.lock().unwrap_or_else(PoisonError::into_inner) = Some(daemon);

@@ -35,8 +35,11 @@ pub use workspace::Workspace;
 /// Fails the case unless two values are equal, and shows both.
 #[macro_export]
 macro_rules! ensure_eq {
-    ($left:expr, $right:expr $(,)?) => {{
-        let (left, right) = (&$left, &$right);
-        $crate::ensure!(*left == *right, "{} is {:?}, expected {:?}", stringify!($left), left, right);
-    }};
+    ($left:expr, $right:expr $(,)?) => {
+        match (&$left, &$right) {
+            (left, right) => {
+                $crate::ensure!(*left == *right, "{} is {:?}, expected {:?}", stringify!($left), left, right)
+            }
+        }
+    };
 }

@@ -4,7 +4,9 @@ use serde_json::{Value, json};
 
 /// A spec with an image, over which `rest` is laid: objects are merged, everything else is replaced.
 pub fn with_image(reference: &str, rest: Value) -> Value {
-    let mut spec = json!({"image": {"registry": {"url": reference}}});
+    // Many run at once, on machines of any size: less than a node promises by default.
+    let mut spec =
+        json!({"image": {"registry": {"url": reference}}, "limit": {"memory": {"megabytes": 512}}});
     merge(&mut spec, rest);
     spec
 }
