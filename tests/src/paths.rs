@@ -40,7 +40,11 @@ pub fn scratch() -> PathBuf {
 /// Copies the programs to a place that the unprivileged user can reach, for a clone under `/root` is closed to it.
 /// What is already there and as new as its source stays.
 pub fn staged_programs() -> Result<PathBuf> {
-    let from = built_programs()?;
+    staged_from(&built_programs()?)
+}
+
+/// As `staged_programs`, from a directory of one's own choice.
+pub fn staged_from(from: &Path) -> Result<PathBuf> {
     let profile = from.file_name().context("programs' directory has no name")?;
     let to = scratch().join("bin").join(profile);
     fs::create_dir_all(&to).with_context(|| format!("creating {}", to.display()))?;

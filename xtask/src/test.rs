@@ -63,14 +63,16 @@ pub async fn run(args: Args) -> Result<()> {
 struct Report {
     counts: Counts,
     failed: Vec<String>,
+    times: Vec<(String, Duration)>,
 }
 
 impl Report {
     /// Runs a step that counts as one test.
     async fn check(&mut self, name: &str, minutes: u64, command: &mut tokio::process::Command) -> Result<()> {
         let step = Step { name, limit: Duration::from_secs(minutes * 60), show: false };
-        let success = step::run(&step, command).await?.success;
-        self.count(name, success);
+        let outcome = step::run(&step, command).await?;
+        self.times.push((name.to_owned(), outcome.time));
+        self.count(name, outcome.success);
         Ok(())
     }
 
@@ -78,6 +80,7 @@ impl Report {
     async fn tests(&mut self, name: &str, minutes: u64, command: &mut tokio::process::Command) -> Result<()> {
         let step = Step { name, limit: Duration::from_secs(minutes * 60), show: true };
         let outcome = step::run(&step, command).await?;
+        self.times.push((name.to_owned(), outcome.time));
         self.counts.add(outcome.counts);
         // One that ended before it could report, or reported nothing at all, has failed too.
         if !outcome.success || outcome.counts == Counts::default() {
@@ -105,6 +108,10 @@ impl Report {
 
     fn finish(self) -> Result<()> {
         let Counts { passed, failed, skipped } = self.counts;
+        println!();
+        for (name, time) in &self.times {
+            println!("{:>8.1} s  {name}", time.as_secs_f64());
+        }
         if !self.failed.is_empty() {
             println!("\nfailed: {}", self.failed.join(", "));
         }
