@@ -9,7 +9,8 @@ pub fn of_node(state_dir: &Path) -> Limit {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as u64;
     let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let pid_max = std::fs::read_to_string("/proc/sys/kernel/pid_max").unwrap_or_default();
-    let storage = rustix::fs::statvfs(state_dir).map_or(0, |fs| fs.f_blocks.saturating_mul(fs.f_frsize) >> 20);
+    let storage =
+        rustix::fs::statvfs(state_dir).map_or(0, |fs| fs.f_blocks.saturating_mul(fs.f_frsize) >> 20);
     Limit {
         cpu_millicores: cores * 1000,
         memory_mib: total_memory_mib(&meminfo),

@@ -7,9 +7,7 @@ use std::{
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{
-    images::Images, phases::Ring, runtime::SandboxRuntime, store::Store, timeouts::Timeouts,
-};
+use crate::{images::Images, phases::Ring, runtime::SandboxRuntime, store::Store, timeouts::Timeouts};
 
 /// Where things lie on disk.
 #[derive(Debug, Clone)]

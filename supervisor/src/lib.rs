@@ -4,17 +4,25 @@
 //! through [`store`] → [`phases`]. The daemon never runs tenant code and needs no privilege.
 
 pub mod agent_link;
+pub mod broker_process;
 pub mod capacity;
+pub mod config;
 pub mod context;
+pub mod dirs;
+pub mod embedded;
 pub mod failure;
 pub mod grpc;
 pub mod images;
 pub mod logs;
+pub mod node_runtime;
+pub mod options;
 pub mod phases;
 pub mod plan;
 pub mod request_error;
 pub mod runtime;
+pub mod serve;
 pub mod store;
+pub mod stored_images;
 pub mod timeouts;
 pub mod workspace;
 pub mod workspaces;

@@ -109,14 +109,14 @@ impl Workspaces {
 
     /// The workspace's owner, or NOT_FOUND.
     pub fn known(&self, uid: &str) -> Result<Handle, RequestError> {
-        self.find(uid)
-            .ok_or_else(|| RequestError::NotFound(format!("workspace {uid:?} is not on this node")))
+        self.find(uid).ok_or_else(|| RequestError::NotFound(format!("workspace {uid:?} is not on this node")))
     }
 }
 
 async fn ask<T>(owner: &Handle, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, RequestError> {
     let (reply, answer) = oneshot::channel();
-    let gone = || RequestError::Unavailable("the workspace has just been deleted, or the node is ending".to_owned());
+    let gone =
+        || RequestError::Unavailable("the workspace has just been deleted, or the node is ending".to_owned());
     owner.send(request(reply)).await.map_err(|_| gone())?;
     answer.await.map_err(|_| gone())?
 }

@@ -4,9 +4,9 @@ use std::{sync::Arc, time::SystemTime};
 
 use cordium_proto::v1::{
     DeleteRequest, DeleteResponse, GetNodeRequest, GetNodeResponse, ListImagesRequest, ListImagesResponse,
-    ListNodeWorkspacesRequest, ListNodeWorkspacesResponse, PhaseEvent, PruneImagesRequest, PruneImagesResponse,
-    PullImageRequest, PullProgress, RemoveImageRequest, RemoveImageResponse, StartRequest, StartResponse,
-    StopRequest, StopResponse, WatchPhasesRequest, node_server::Node,
+    ListNodeWorkspacesRequest, ListNodeWorkspacesResponse, PhaseEvent, PruneImagesRequest,
+    PruneImagesResponse, PullImageRequest, PullProgress, RemoveImageRequest, RemoveImageResponse,
+    StartRequest, StartResponse, StopRequest, StopResponse, WatchPhasesRequest, node_server::Node,
 };
 use futures::{StreamExt as _, TryStreamExt as _, stream::BoxStream};
 use tokio::sync::mpsc;
@@ -81,8 +81,7 @@ impl Node for NodeService {
 
     async fn stop(&self, request: Request<StopRequest>) -> Result<Response<StopResponse>, Status> {
         let request = request.into_inner();
-        let revision =
-            self.workspaces.stop(&request.workspace_uid, request.reason(), request.force).await?;
+        let revision = self.workspaces.stop(&request.workspace_uid, request.reason(), request.force).await?;
         Ok(Response::new(StopResponse { revision }))
     }
 
@@ -121,7 +120,8 @@ impl Node for NodeService {
         _: Request<ListImagesRequest>,
     ) -> Result<Response<ListImagesResponse>, Status> {
         let images = self.context.images.clone();
-        let items = tokio::task::spawn_blocking(move || images.list()).await.map_err(|_| shutting_down())??;
+        let items =
+            tokio::task::spawn_blocking(move || images.list()).await.map_err(|_| shutting_down())??;
         Ok(Response::new(ListImagesResponse { items }))
     }
 

@@ -4,9 +4,10 @@
 use std::{sync::Arc, time::Duration};
 
 use cordium_proto::v1::{
-    AttachTerminalRequest, AttachTerminalResponse, CreateTerminalRequest, CreateTerminalResponse, ExecRequest,
-    ExecResponse, ListTerminalsRequest, ListTerminalsResponse, LogEntry, LogsRequest, RemoveTerminalRequest,
-    RemoveTerminalResponse, attach_terminal_request, exec_request, session_server::Session,
+    AttachTerminalRequest, AttachTerminalResponse, CreateTerminalRequest, CreateTerminalResponse,
+    ExecRequest, ExecResponse, ListTerminalsRequest, ListTerminalsResponse, LogEntry, LogsRequest,
+    RemoveTerminalRequest, RemoveTerminalResponse, attach_terminal_request, exec_request,
+    session_server::Session,
 };
 use futures::{Stream, StreamExt as _, TryStreamExt as _, stream::BoxStream};
 use tokio_util::sync::CancellationToken;
@@ -70,7 +71,9 @@ async fn with_first<T: Send + 'static>(
         .map_err(|_| RequestError::Invalid("the stream's first message did not come in time".to_owned()))??;
     let first = first.ok_or_else(|| RequestError::Invalid("the stream has no message".to_owned()))?;
     // When the client goes away its stream ends with an error: the agent then sees the call cancelled.
-    let rest = inbound.take_while(|item| std::future::ready(item.is_ok())).filter_map(|item| std::future::ready(item.ok()));
+    let rest = inbound
+        .take_while(|item| std::future::ready(item.is_ok()))
+        .filter_map(|item| std::future::ready(item.ok()));
     Ok((first, rest))
 }
 

@@ -6,8 +6,8 @@
 //! the files: a slow one holds no memory, and skips ahead, with a visible jump in the numbers, when
 //! its segment has been dropped.
 
-mod frame;
 mod follow;
+mod frame;
 mod segments;
 
 use std::{

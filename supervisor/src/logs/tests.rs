@@ -71,7 +71,8 @@ async fn old_segments_are_dropped_and_the_numbers_show_it() {
     for n in 0..1000 {
         log.append("r", vec![line(&format!("{n} {}", "x".repeat(90)))]).await.unwrap();
     }
-    let size: u64 = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().metadata().unwrap().len()).sum();
+    let size: u64 =
+        std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().metadata().unwrap().len()).sum();
     assert!(size < 2 * 4096 + 512, "{size}");
     let entries = read(&log, Query::default()).await;
     assert!(entries.first().unwrap().seq > 1);

@@ -189,9 +189,7 @@ fn prepare(asked: &Asked, spec: &WorkspaceSpec, secrets: &Secrets) -> Result<Pre
     let additional_repositories = spec
         .additional_repositories
         .iter()
-        .map(|additional| {
-            repository(&additional.name, &additional.path(), &additional.repository, secrets)
-        })
+        .map(|additional| repository(&additional.name, &additional.path(), &additional.repository, secrets))
         .collect::<Result<_, _>>()?;
     let user = &asked.user;
     let dotfiles = (!user.dotfiles_url.is_empty()).then(|| Dotfiles {

@@ -14,7 +14,10 @@ fn asked() -> Asked {
         name: "demo".into(),
         space: "default".into(),
         run_id: "r-1".into(),
-        user: UserSettings { dotfiles_url: "https://example.org/dots".into(), dotfiles_branch: "main".into() },
+        user: UserSettings {
+            dotfiles_url: "https://example.org/dots".into(),
+            dotfiles_branch: "main".into(),
+        },
     }
 }
 
@@ -42,7 +45,13 @@ fn image(entrypoint: &[&str], cmd: &[&str]) -> ImageConfiguration {
         .config(config)
         .architecture("amd64")
         .os("linux")
-        .rootfs(oci_spec::image::RootFsBuilder::default().typ("layers").diff_ids(Vec::<String>::new()).build().unwrap())
+        .rootfs(
+            oci_spec::image::RootFsBuilder::default()
+                .typ("layers")
+                .diff_ids(Vec::<String>::new())
+                .build()
+                .unwrap(),
+        )
         .build()
         .unwrap()
 }
@@ -71,11 +80,22 @@ fn a_spec_becomes_what_the_agent_is_told() {
     assert_eq!(plan.limit, limit);
     let prepare = finish_prepare(&plan, &image(&[], &["sh"]), true, Duration::from_secs(7)).unwrap();
     let env: Vec<_> = prepare.env.iter().map(|v| (v.key.as_str(), v.value.as_str())).collect();
-    assert_eq!(env[..4], [("PLAIN", "x"), ("SECRET", "s3cret"), ("CORDIUM_NAME", "demo"), ("CORDIUM_HOSTNAME", "demo.cordium.local")]);
+    assert_eq!(
+        env[..4],
+        [
+            ("PLAIN", "x"),
+            ("SECRET", "s3cret"),
+            ("CORDIUM_NAME", "demo"),
+            ("CORDIUM_HOSTNAME", "demo.cordium.local")
+        ]
+    );
     let image_env: Vec<_> = prepare.image_env.iter().map(|v| (v.key.as_str(), v.value.as_str())).collect();
     assert_eq!(image_env, [("PATH", "/bin"), ("A", "b=c")]);
     let repository = prepare.repository.unwrap();
-    assert_eq!((repository.path.as_str(), repository.branch.as_str(), repository.depth), ("/workspace/repo", "dev", 3));
+    assert_eq!(
+        (repository.path.as_str(), repository.branch.as_str(), repository.depth),
+        ("/workspace/repo", "dev", 3)
+    );
     assert_eq!((repository.username.as_str(), repository.password.as_str()), ("bot", "s3cret"));
     assert!(repository.disable_unshallow);
     assert_eq!(prepare.additional_repositories[0].path, "/workspace/additional-repos/lib");
@@ -97,8 +117,14 @@ fn the_main_process_follows_the_table() {
     let idle = "/run/cordium/bin/cordium-agent idle";
     assert_eq!(argv("{}", &[], &["bash"]), None);
     assert_eq!(argv("{}", &["tini", "--"], &["bash"]), Some(format!("tini -- {idle}")));
-    assert_eq!(argv(r#"{"cmd":"sh -c 'sleep 1'"}"#, &["tini", "--"], &["x"]).unwrap(), "tini -- sh -c sleep 1");
-    assert_eq!(argv(r#"{"entrypoint":"/usr/bin/env"}"#, &["tini"], &["sleep", "9"]).unwrap(), "/usr/bin/env sleep 9");
+    assert_eq!(
+        argv(r#"{"cmd":"sh -c 'sleep 1'"}"#, &["tini", "--"], &["x"]).unwrap(),
+        "tini -- sh -c sleep 1"
+    );
+    assert_eq!(
+        argv(r#"{"entrypoint":"/usr/bin/env"}"#, &["tini"], &["sleep", "9"]).unwrap(),
+        "/usr/bin/env sleep 9"
+    );
     assert_eq!(argv(r#"{"cmd":"sleep 9"}"#, &[], &[]).unwrap(), "sleep 9");
 }
 
@@ -131,7 +157,9 @@ fn names_that_are_not_plain_are_refused() {
         ..StartRequest::default()
     };
     assert!(Asked::from_request(&request("a-1", "demo")).is_ok());
-    for (uid, name) in [("../x", "demo"), ("", "demo"), ("a", "Demo"), ("a", "-x"), ("a", ""), ("a/b", "x"), ("a", "x.y")] {
+    for (uid, name) in
+        [("../x", "demo"), ("", "demo"), ("a", "Demo"), ("a", "-x"), ("a", ""), ("a/b", "x"), ("a", "x.y")]
+    {
         assert!(Asked::from_request(&request(uid, name)).is_err(), "{uid} {name}");
     }
 }

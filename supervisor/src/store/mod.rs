@@ -19,8 +19,8 @@ use tokio::sync::oneshot;
 
 pub use reader::{Page, Reader, Snapshot};
 pub use record::Record;
-pub use writer::{Change, Commit};
 use writer::Writer;
+pub use writer::{Change, Commit};
 
 use crate::phases::Ring;
 

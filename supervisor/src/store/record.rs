@@ -67,8 +67,7 @@ impl Record {
         self.latest.stopping_reason()
     }
 
-    pub(super) const COLUMNS: &str =
-        "space, run_revision, spec_json, fresh, image_ref, image_digest, event";
+    pub(super) const COLUMNS: &str = "space, run_revision, spec_json, fresh, image_ref, image_digest, event";
 
     /// Reads [`Record::COLUMNS`].
     pub(super) fn from_row(row: &Row<'_>) -> rusqlite::Result<Self> {

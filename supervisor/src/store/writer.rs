@@ -200,7 +200,9 @@ fn apply(transaction: &Transaction<'_>, change: &Change, revision: u64) -> rusql
     let begins = matches!(change, Change::BeginRun(_));
     if begins {
         transaction
-            .prepare_cached("INSERT OR IGNORE INTO runs (run_id, workspace_uid, revision) VALUES (?1, ?2, ?3)")?
+            .prepare_cached(
+                "INSERT OR IGNORE INTO runs (run_id, workspace_uid, revision) VALUES (?1, ?2, ?3)",
+            )?
             .execute(params![event.run_id, event.workspace_uid, row])?;
     }
     match record {

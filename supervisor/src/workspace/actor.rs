@@ -12,8 +12,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    EVENTS, Event, Events, HaltEnd, Halted, Reply, Report, Request, StartupEnd, View, adoption, follow,
-    halt, startup,
+    EVENTS, Event, Events, HaltEnd, Halted, Reply, Report, Request, StartupEnd, View, adoption, follow, halt,
+    startup,
 };
 use crate::{
     agent_link::AgentLink,

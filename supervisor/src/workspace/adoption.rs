@@ -43,7 +43,8 @@ impl Adoption {
         let sandbox = match self.context.runtime.adopt(&self.uid, &run_dir).await {
             Ok(sandbox) => sandbox,
             Err(error) => {
-                let message = format!("the supervisor was restarted and cannot take the sandbox over: {error}");
+                let message =
+                    format!("the supervisor was restarted and cannot take the sandbox over: {error}");
                 return (fail(Type::HealthCheck, message), None);
             }
         };

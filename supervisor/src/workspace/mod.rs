@@ -92,8 +92,7 @@ impl Handle {
     pub fn spawn(context: Arc<Context>, record: Record) -> Self {
         let (requests, inbox) = mpsc::channel(REQUESTS);
         let log = Log::new(&context.dirs.log(record.uid()));
-        let (view, seen) =
-            watch::channel(View { state: record.state(), limit: None, agent: None });
+        let (view, seen) = watch::channel(View { state: record.state(), limit: None, agent: None });
         let actor = actor::Actor::new(context.clone(), record, inbox, view, log.clone());
         context.tasks.spawn(actor.run());
         Self { requests, view: seen, log }
@@ -146,11 +145,18 @@ struct HaltEnd {
 /// What helpers report to the owner.
 enum Event {
     /// The next phase begins.
-    Phase { state: WorkspaceState, detail: String, warnings: Vec<String> },
+    Phase {
+        state: WorkspaceState,
+        detail: String,
+        warnings: Vec<String>,
+    },
     /// More words on the phase.
     Detail(String),
     /// The image is there.
-    Image { reference: String, digest: String },
+    Image {
+        reference: String,
+        digest: String,
+    },
     StartupEnded(StartupEnd),
     Agent(AgentEvent),
     /// The agent cannot be reached any more, although nobody ended it.

@@ -157,7 +157,11 @@ mod tests {
         tracker.update(progress("sha256:ff", Step::Cached, 0, 0));
         assert_eq!(
             tracker.lines(),
-            ["layer 0123456789ab: downloading 0.0 MiB", "layer 0123456789ab: done", "layer ff: is here already"]
+            [
+                "layer 0123456789ab: downloading 0.0 MiB",
+                "layer 0123456789ab: done",
+                "layer ff: is here already"
+            ]
         );
         assert!(tracker.lines().is_empty());
         assert_eq!(tracker.detail().unwrap(), "2 of 2 layers, 0.0 MiB of 0.0 MiB");

@@ -1,0 +1,140 @@
+//! Keeps a broker running beside the supervisor. It is a process of its own, in its own session, and outlives us.
+
+use std::{
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    io::Errno,
+    process::{Pid, PidfdFlags, pidfd_open},
+};
+use tokio::{net::UnixStream, process::Command, sync::oneshot, time::sleep};
+use tokio_util::sync::CancellationToken;
+
+/// How long a new broker may take to listen.
+const READY: Duration = Duration::from_secs(10);
+const POLL: Duration = Duration::from_millis(5);
+const FIRST_RETRY: Duration = Duration::from_millis(200);
+const LAST_RETRY: Duration = Duration::from_secs(10);
+
+/// No broker can be had.
+#[derive(Debug, thiserror::Error)]
+pub enum BrokerError {
+    /// It cannot be started.
+    #[error("starting the egress broker {}: {source}", program.display())]
+    Spawn {
+        /// This program.
+        program: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// It does not listen.
+    #[error("the egress broker does not listen on {} after {READY:?}: see {}", socket.display(), log.display())]
+    Silent {
+        /// Where it should.
+        socket: PathBuf,
+        /// Its own words.
+        log: PathBuf,
+    },
+}
+
+/// How to have a broker.
+#[derive(Debug, Clone)]
+pub struct Broker {
+    /// This program.
+    pub program: PathBuf,
+    /// Where it takes registrations.
+    pub socket: PathBuf,
+    /// Where its words go.
+    pub log: PathBuf,
+}
+
+impl Broker {
+    /// Finds the running broker or starts one, and returns when it listens.
+    pub async fn ensure(&self) -> Result<OwnedFd, BrokerError> {
+        if let Some(running) = find(&self.socket).await {
+            return Ok(running);
+        }
+        let spawn = |source| BrokerError::Spawn { program: self.program.clone(), source };
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(&self.log).map_err(spawn)?;
+        let child = Command::new(&self.program)
+            .arg("broker")
+            .arg("--detach")
+            .arg("--socket")
+            .arg(&self.socket)
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .process_group(0)
+            .spawn()
+            .map_err(spawn)?;
+        let mut child = Some(child);
+        let silent = || BrokerError::Silent { socket: self.socket.clone(), log: self.log.clone() };
+        let deadline = tokio::time::Instant::now() + READY;
+        loop {
+            if let Some(running) = find(&self.socket).await {
+                // Reaped when it ends while we are its parent.
+                if let Some(mut child) = child.take() {
+                    tokio::spawn(async move { child.wait().await });
+                }
+                return Ok(running);
+            }
+            let ended = child.as_mut().and_then(|child| child.try_wait().ok().flatten()).is_some();
+            if ended || tokio::time::Instant::now() >= deadline {
+                return Err(silent());
+            }
+            sleep(POLL).await;
+        }
+    }
+
+    /// Starts another broker whenever the running one has ended, until `shutdown`.
+    pub async fn watch(self, mut running: OwnedFd, shutdown: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = ended(running) => tracing::error!("the egress broker has ended: workspaces are cut off; starting another"),
+            }
+            let mut retry = FIRST_RETRY;
+            running = loop {
+                match self.ensure().await {
+                    Ok(running) => break running,
+                    Err(error) => tracing::error!(%error, "no egress broker; trying again"),
+                }
+                tokio::select! {
+                    () = shutdown.cancelled() => return,
+                    () = sleep(retry) => retry = (retry * 2).min(LAST_RETRY),
+                }
+            };
+        }
+    }
+}
+
+/// The process that listens on the socket, if one does.
+async fn find(socket: &Path) -> Option<OwnedFd> {
+    let stream = UnixStream::connect(socket).await.ok()?;
+    let pid = Pid::from_raw(stream.peer_cred().ok()?.pid()?)?;
+    pidfd_open(pid, PidfdFlags::empty()).ok()
+}
+
+/// Returns when the process has ended. A thread of its own waits, because that may take for ever.
+async fn ended(process: OwnedFd) {
+    let (tell, told) = oneshot::channel::<()>();
+    let waiting = std::thread::Builder::new().name("broker-watch".to_owned()).spawn(move || {
+        // A pidfd becomes readable when its process has ended.
+        while let Err(Errno::INTR) = poll(&mut [PollFd::new(&process, PollFlags::IN)], None) {}
+        drop(tell);
+    });
+    match waiting {
+        // The other end is only ever dropped.
+        Ok(_) => drop(told.await),
+        Err(error) => {
+            tracing::warn!(%error, "watching the egress broker");
+            std::future::pending::<()>().await;
+        }
+    }
+}

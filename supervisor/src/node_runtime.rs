@@ -1,0 +1,109 @@
+//! The sandbox runtime of this machine: [`SandboxRuntime`] on top of `cordium-runtime`.
+
+use std::{path::Path, path::PathBuf, sync::Arc, time::Duration};
+
+use cordium_image::ImageStore;
+use cordium_runtime::{AdoptError, IdMap, Node, Sandbox, SandboxPlan, cgroup::CgroupPlan};
+use futures::{FutureExt as _, future::BoxFuture};
+
+use crate::runtime::{Ended, RuntimeFailure, SandboxHandle, SandboxRuntime, chain};
+
+/// Makes sandboxes on this machine.
+pub struct NodeRuntime {
+    /// What the machine gives us.
+    pub node: Node,
+    /// Its helper removes files of subordinate ids.
+    pub images: ImageStore,
+}
+
+struct Running(Sandbox);
+
+fn failed(error: &(dyn std::error::Error + 'static)) -> RuntimeFailure {
+    RuntimeFailure(chain(error))
+}
+
+impl SandboxRuntime for NodeRuntime {
+    fn grant(&self, uid: &str) -> (IdMap, Option<CgroupPlan>) {
+        (*self.node.ids(), self.node.cgroup_plan(uid))
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        self.node.warnings()
+    }
+
+    fn remove_tree<'a>(&'a self, path: &'a Path) -> BoxFuture<'a, Result<(), RuntimeFailure>> {
+        async move {
+            match std::fs::symlink_metadata(path) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+                // Most run directories hold a few files of our own.
+                _ if remove_own(path.to_owned()).await => Ok(()),
+                _ => self.images.remove_tree(path).await.map_err(|error| failed(&error)),
+            }
+        }
+        .boxed()
+    }
+
+    fn start<'a>(
+        &'a self,
+        plan: &'a SandboxPlan,
+    ) -> BoxFuture<'a, Result<Arc<dyn SandboxHandle>, RuntimeFailure>> {
+        async move {
+            if let Some(cgroup) = plan.cgroup.clone() {
+                // What a crash left would be in the way.
+                Sandbox::clean(cgroup).await.map_err(|error| failed(&error))?;
+            }
+            let started = Sandbox::start(plan).await.map_err(|error| failed(&error));
+            if let (Err(_), Some(cgroup)) = (&started, plan.cgroup.clone())
+                && let Err(error) = Sandbox::clean(cgroup).await
+            {
+                tracing::warn!(workspace = plan.id, %error, "removing the cgroups of a failed start");
+            }
+            Ok(Arc::new(Running(started?)) as Arc<dyn SandboxHandle>)
+        }
+        .boxed()
+    }
+
+    fn adopt<'a>(
+        &'a self,
+        uid: &'a str,
+        run_dir: &'a Path,
+    ) -> BoxFuture<'a, Result<Option<Arc<dyn SandboxHandle>>, RuntimeFailure>> {
+        async move {
+            let cgroup = self.node.cgroup_plan(uid);
+            match Sandbox::adopt(run_dir, uid, cgroup.clone()).await {
+                Ok(sandbox) => Ok(Some(Arc::new(Running(sandbox)) as Arc<dyn SandboxHandle>)),
+                Err(AdoptError::Connect { .. }) => {
+                    if let Some(cgroup) = cgroup {
+                        Sandbox::clean(cgroup).await.map_err(|error| failed(&error))?;
+                    }
+                    Ok(None)
+                }
+                Err(error) => Err(failed(&error)),
+            }
+        }
+        .boxed()
+    }
+}
+
+impl SandboxHandle for Running {
+    fn agent_socket(&self) -> PathBuf {
+        self.0.agent_socket().to_owned()
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        self.0.warnings().to_vec()
+    }
+
+    fn wait(&self) -> BoxFuture<'_, Ended> {
+        self.0.wait().map(|exit| Ended { message: exit.message, out_of_memory: exit.oom }).boxed()
+    }
+
+    fn kill(&self, timeout: Duration) -> BoxFuture<'_, Result<(), RuntimeFailure>> {
+        async move { self.0.kill(timeout).await.map_err(|error| failed(&error)) }.boxed()
+    }
+}
+
+/// Removes a tree that holds only what our own user may remove; says whether that worked.
+async fn remove_own(path: PathBuf) -> bool {
+    tokio::task::spawn_blocking(move || std::fs::remove_dir_all(path).is_ok()).await.unwrap_or(false)
+}

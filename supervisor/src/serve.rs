@@ -1,0 +1,214 @@
+//! `cordium-supervisor serve`: puts the node together, serves it, and ends it in order.
+
+use std::{future::Future, path::PathBuf, sync::Arc, time::Duration};
+
+use anyhow::{Context as _, Result, bail};
+use cordium_image::{ImageStore, StoreConfig};
+use cordium_runtime::Node;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    task::JoinSet,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::transport::{Certificate, Identity, ServerTlsConfig, server::TcpIncoming};
+
+use crate::{
+    broker_process::Broker,
+    config::{Egress, NodeConfig},
+    context::{Context, Dirs, SandboxSettings},
+    dirs, embedded,
+    grpc::{listen, node::NodeService, server, session::SessionService},
+    node_runtime::NodeRuntime,
+    options::ServeOptions,
+    phases::Ring,
+    store::Store,
+    stored_images::StoredImages,
+    timeouts::Timeouts,
+    workspaces::Workspaces,
+};
+
+/// How long connections may take to end at shutdown.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// Serves until SIGTERM or SIGINT. Running workspaces go on.
+pub async fn serve(options: ServeOptions) -> Result<()> {
+    if rustix::process::getuid().is_root() && !options.allow_root {
+        bail!(
+            "the supervisor is meant for an ordinary user, and this is root. Run it as one that has subordinate \
+             ids: `cargo xtask setup` makes such a user, then `runuser -u USER -- cordium-supervisor serve`; or \
+             give --allow-root"
+        );
+    }
+    let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
+    let shutdown = CancellationToken::new();
+    let config = NodeConfig::load(options.config().as_deref())?;
+    let state =
+        options.state_dir().context("neither --state-dir nor HOME says where the node's state lies")?;
+    let dirs = Dirs { state, run: options.run_dir() };
+    let held = dirs::hold(&dirs)?;
+    let context = assemble(&options, &config, dirs, shutdown.clone()).await?;
+    let workspaces = Arc::new(Workspaces::open(context.clone())?);
+
+    let mut servers = JoinSet::new();
+    let scheduler = start_servers(&mut servers, &options, &config, &context, &workspaces).await?;
+    tracing::info!(node = context.name, state = %context.dirs.state.display(), "serving");
+
+    let failed = tokio::select! {
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+        ended = servers.join_next() => Some(ended),
+    };
+    tracing::info!("ending; running workspaces go on");
+    shutdown.cancel();
+    if let Some(scheduler) = &scheduler {
+        scheduler.begin_shutdown();
+    }
+    let drained = tokio::time::timeout(DRAIN, async {
+        while servers.join_next().await.is_some() {}
+        if let Some(scheduler) = scheduler {
+            scheduler.shutdown().await;
+        }
+        context.tasks.close();
+        context.tasks.wait().await;
+    });
+    if drained.await.is_err() {
+        tracing::warn!("some connections did not end in time and are cut off");
+        servers.abort_all();
+    }
+    let store = context.store.clone();
+    tokio::task::spawn_blocking(move || store.close()).await.context("closing the node's database")?;
+    drop(held);
+    match failed {
+        Some(Some(Ok(Err(error)))) => Err(error),
+        Some(_) => bail!("a server has ended by itself"),
+        None => Ok(()),
+    }
+}
+
+async fn assemble(
+    options: &ServeOptions,
+    config: &NodeConfig,
+    dirs: Dirs,
+    shutdown: CancellationToken,
+) -> Result<Arc<Context>> {
+    let program = std::env::current_exe().context("finding this program")?;
+    let agent = match &options.agent {
+        Some(agent) => std::path::absolute(agent).context("finding the agent")?,
+        None => program.with_file_name("cordium-agent"),
+    };
+    if !agent.is_file() {
+        bail!(
+            "the agent {} is not there: build it (`cargo build -p cordium-agent`), or name it with --agent",
+            agent.display()
+        );
+    }
+    let broker =
+        Broker { program: program.clone(), socket: dirs.broker_socket(), log: dirs.run.join("broker.log") };
+    let running = broker.ensure().await?;
+    let tasks = TaskTracker::new();
+    tasks.spawn(broker.watch(running, shutdown.clone()));
+
+    let node = Node::probe().context("looking at what this machine gives its sandboxes")?;
+    let images = open_images(config, &dirs, &node, program)?;
+    let ring = Arc::new(Ring::default());
+    let store = Store::open(&dirs.state.join("node.db"), ring.clone())?;
+    let sandbox = SandboxSettings {
+        agent,
+        broker_socket: dirs.broker_socket(),
+        host_ports: config.host_ports.clone(),
+        policy: match config.egress {
+            Egress::AllowPublic => cordium_broker::Policy::AllowAll,
+            Egress::Deny => cordium_broker::Policy::Deny,
+        },
+    };
+    for warning in node.warnings() {
+        tracing::warn!(warning, "this node");
+    }
+    Ok(Arc::new(Context {
+        name: options.name(),
+        dirs,
+        store: Arc::new(store),
+        ring,
+        images: Arc::new(StoredImages(images.clone())),
+        runtime: Arc::new(NodeRuntime { node, images }),
+        timeouts: Timeouts::default(),
+        sandbox,
+        shutdown,
+        tasks,
+    }))
+}
+
+fn open_images(config: &NodeConfig, dirs: &Dirs, node: &Node, unpacker: PathBuf) -> Result<ImageStore> {
+    let ids = node.ids();
+    let ids = cordium_image::IdMap {
+        uid_start: ids.uid.host_start,
+        uid_count: ids.uid.count,
+        gid_start: ids.gid.host_start,
+        gid_count: ids.gid.count,
+    };
+    let mut store = StoreConfig::new(ids, unpacker);
+    store.limits = config.image_limits.clone();
+    store.registries = config.registries();
+    if let Some(layers) = config.parallel_layers {
+        store.parallel_layers = layers;
+    }
+    ImageStore::open(&dirs.state.join("images"), store).context("opening the image store")
+}
+
+type Servers = JoinSet<Result<()>>;
+
+async fn start_servers(
+    servers: &mut Servers,
+    options: &ServeOptions,
+    config: &NodeConfig,
+    context: &Arc<Context>,
+    workspaces: &Arc<Workspaces>,
+) -> Result<Option<embedded::Scheduler>> {
+    let shutdown = context.shutdown.clone();
+    let node = NodeService::new(context.clone(), workspaces.clone(), config.base_image.clone());
+    let session = SessionService::new(workspaces.clone(), shutdown.clone());
+    let listener = listen::bind(&context.dirs.run.join("cordium.sock"))?;
+    let peers = listen::own_peers(listener);
+
+    if let Some(address) = options.listen_tls {
+        let router = server::for_remote_schedulers(node.clone(), session.clone(), tls(options)?)?;
+        let incoming = TcpIncoming::bind(address)
+            .with_context(|| format!("listening on {address}"))?
+            .with_nodelay(Some(true));
+        spawn(servers, router.serve_with_incoming_shutdown(incoming, shutdown.clone().cancelled_owned()));
+    }
+    let scheduler = if options.no_scheduler {
+        let none = None::<cordium_scheduler::ControlService>;
+        let router = server::for_clients(node, none, session).await?;
+        spawn(servers, router.serve_with_incoming_shutdown(peers, shutdown.cancelled_owned()));
+        None
+    } else {
+        let (channel, connections) = embedded::pipe();
+        let own = server::for_schedulers(node.clone(), session);
+        spawn(servers, own.serve_with_incoming_shutdown(connections, shutdown.clone().cancelled_owned()));
+        let scheduler = embedded::Scheduler::start(&context.dirs.state, &context.name, channel).await?;
+        let router = server::for_clients(node, Some(scheduler.control()), scheduler.control()).await?;
+        spawn(servers, router.serve_with_incoming_shutdown(peers, shutdown.cancelled_owned()));
+        Some(scheduler)
+    };
+    Ok(scheduler)
+}
+
+fn spawn(
+    servers: &mut Servers,
+    server: impl Future<Output = Result<(), tonic::transport::Error>> + Send + 'static,
+) {
+    servers.spawn(async move { server.await.context("serving") });
+}
+
+fn tls(options: &ServeOptions) -> Result<ServerTlsConfig> {
+    let read = |path: &Option<PathBuf>, what: &str| {
+        let path = path.as_ref().with_context(|| format!("--listen-tls needs --{what}"))?;
+        std::fs::read(path).with_context(|| format!("reading {}", path.display()))
+    };
+    let identity =
+        Identity::from_pem(read(&options.tls_cert, "tls-cert")?, read(&options.tls_key, "tls-key")?);
+    let authority = Certificate::from_pem(read(&options.tls_client_ca, "tls-client-ca")?);
+    Ok(ServerTlsConfig::new().identity(identity).client_ca_root(authority))
+}

@@ -1,0 +1,9 @@
+//! The state machine of a workspace, driven through the Node service, with a fake runtime and a fake agent.
+#![allow(clippy::unwrap_used)]
+
+mod fakes;
+mod lifecycle;
+mod node;
+mod restart;
+mod sessions;
+mod stopping;

@@ -1,0 +1,136 @@
+//! A node made of fakes, and what the tests ask of it.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use cordium_proto::v1::{
+    DeleteRequest, PhaseEvent, StartRequest, StopRequest, WorkspaceState, node_server::Node as _,
+};
+use cordium_supervisor::{
+    context::{Context, Dirs, SandboxSettings},
+    grpc::{node::NodeService, session::SessionService},
+    phases::{self, Ring},
+    store::Store,
+    timeouts::Timeouts,
+    workspaces::Workspaces,
+};
+use futures::StreamExt as _;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::{Request, Status};
+
+use super::fakes::{FakeImages, FakeRuntime, World};
+
+pub const UID: &str = "0198-a";
+
+pub struct Node {
+    pub context: Arc<Context>,
+    pub node: NodeService,
+    pub session: SessionService,
+    pub world: Arc<World>,
+}
+
+pub fn timeouts() -> Timeouts {
+    Timeouts {
+        fresh_start: Duration::from_secs(20),
+        start: Duration::from_secs(20),
+        agent_lost: Duration::from_secs(1),
+        kill: Duration::from_millis(300),
+        grace: Duration::from_millis(100),
+        ..Timeouts::default()
+    }
+}
+
+impl Node {
+    pub fn open(dir: &Path, world: &Arc<World>) -> Self {
+        Self::with(dir, world, timeouts())
+    }
+
+    pub fn with(dir: &Path, world: &Arc<World>, timeouts: Timeouts) -> Self {
+        let dirs = Dirs { state: dir.join("state"), run: dir.join("run") };
+        for dir in [&dirs.state, &dirs.run] {
+            std::fs::create_dir_all(dir).unwrap();
+        }
+        let ring = Arc::new(Ring::default());
+        let store = Store::open(&dirs.state.join("node.db"), ring.clone()).unwrap();
+        let context = Arc::new(Context {
+            name: "n1".into(),
+            sandbox: SandboxSettings {
+                agent: "/bin/true".into(),
+                broker_socket: dirs.broker_socket(),
+                host_ports: vec![],
+                policy: cordium_broker::Policy::AllowAll,
+            },
+            dirs,
+            store: Arc::new(store),
+            ring,
+            images: Arc::new(FakeImages(world.clone())),
+            runtime: Arc::new(FakeRuntime(world.clone())),
+            timeouts,
+            shutdown: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        });
+        let workspaces = Arc::new(Workspaces::open(context.clone()).unwrap());
+        Self {
+            node: NodeService::new(context.clone(), workspaces.clone(), None),
+            session: SessionService::new(workspaces, context.shutdown.clone()),
+            context,
+            world: world.clone(),
+        }
+    }
+
+    /// Ends the supervisor; what runs goes on.
+    pub async fn end(self) {
+        self.context.shutdown.cancel();
+        self.context.tasks.close();
+        tokio::time::timeout(Duration::from_secs(10), self.context.tasks.wait()).await.unwrap();
+        self.context.store.close();
+    }
+
+    pub async fn start(&self, run: &str, spec: &str) -> Result<u64, Status> {
+        let request = StartRequest {
+            workspace_uid: UID.into(),
+            workspace_name: "demo".into(),
+            space: "default".into(),
+            run_id: run.into(),
+            spec_json: spec.into(),
+            ..StartRequest::default()
+        };
+        self.node.start(Request::new(request)).await.map(|answer| answer.into_inner().revision)
+    }
+
+    pub async fn stop(&self, force: bool) -> Result<u64, Status> {
+        let request = StopRequest { workspace_uid: UID.into(), force, ..StopRequest::default() };
+        self.node.stop(Request::new(request)).await.map(|answer| answer.into_inner().revision)
+    }
+
+    pub async fn delete(&self) -> Result<(), Status> {
+        self.node.delete(Request::new(DeleteRequest { workspace_uid: UID.into() })).await.map(drop)
+    }
+
+    /// Every event after `revision` until one of `state`.
+    pub async fn until(&self, revision: u64, state: WorkspaceState) -> Vec<PhaseEvent> {
+        let (store, ring) = (self.context.store.clone(), self.context.ring.clone());
+        let mut events = Box::pin(phases::watch(store, ring, revision, CancellationToken::new()));
+        let mut seen = Vec::new();
+        let collect = async {
+            loop {
+                let event = events.next().await.unwrap().unwrap();
+                let last = event.state() == state;
+                seen.push(event);
+                if last {
+                    return;
+                }
+            }
+        };
+        if tokio::time::timeout(Duration::from_secs(10), collect).await.is_err() {
+            panic!("no {state:?} came, only {:?}", states(&seen));
+        }
+        seen
+    }
+}
+
+/// The states in order, each once.
+pub fn states(events: &[PhaseEvent]) -> Vec<WorkspaceState> {
+    let mut states: Vec<_> = events.iter().map(|event| event.state()).collect();
+    states.dedup();
+    states
+}
