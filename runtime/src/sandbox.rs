@@ -104,6 +104,7 @@ struct Inner {
     agent_socket: PathBuf,
     cgroup: Option<CgroupPlan>,
     warnings: Vec<String>,
+    steps: Vec<(String, u64)>,
     writer: Mutex<OwnedWriteHalf>,
     exit: watch::Receiver<Option<SandboxExit>>,
 }
@@ -132,8 +133,8 @@ impl Sandbox {
             .map_err(StartError::Spawn)?;
         let pid = keeper.id().ok_or_else(|| StartError::Spawn(io::ErrorKind::NotFound.into()))?;
         let started = tokio::time::timeout(START_TIMEOUT, handshake(&mut channel, pid, plan)).await;
-        let warnings = started.map_err(|_| StartError::Timeout)??;
-        let sandbox = Self::watch(channel, &plan.run_dir, plan.cgroup.clone(), warnings, None);
+        let started = started.map_err(|_| StartError::Timeout)??;
+        let sandbox = Self::watch(channel, &plan.run_dir, plan.cgroup.clone(), started);
         // From here on the keeper lives by itself; it is only reaped when it ends while we are still its parent.
         tokio::spawn(async move { keeper.wait().await });
         Ok(sandbox)
@@ -158,7 +159,9 @@ impl Sandbox {
             FromKeeper::Running { id: found, .. } if found != id => {
                 Err(AdoptError::OtherWorkspace { found, wanted: id.to_owned() })
             }
-            FromKeeper::Running { warnings, .. } => Ok(Self::watch(channel, run_dir, cgroup, warnings, None)),
+            FromKeeper::Running { warnings, steps, .. } => {
+                Ok(Self::watch(channel, run_dir, cgroup, Started { warnings, steps }))
+            }
             _ => Err(ChannelError::Unexpected.into()),
         }
     }
@@ -172,15 +175,9 @@ impl Sandbox {
         removed.await.unwrap_or(Ok(()))
     }
 
-    fn watch(
-        channel: Channel,
-        run_dir: &Path,
-        cgroup: Option<CgroupPlan>,
-        warnings: Vec<String>,
-        exit: Option<SandboxExit>,
-    ) -> Self {
+    fn watch(channel: Channel, run_dir: &Path, cgroup: Option<CgroupPlan>, started: Started) -> Self {
         let Channel { mut reader, writer } = channel;
-        let (tell, exit) = watch::channel(exit);
+        let (tell, exit) = watch::channel(None);
         tokio::spawn(async move {
             let exit = loop {
                 match receive(&mut reader).await {
@@ -201,7 +198,17 @@ impl Sandbox {
             let _ = tell.send(Some(exit));
         });
         let agent_socket = run_dir.join(AGENT_SOCKET);
-        Self { inner: Arc::new(Inner { agent_socket, cgroup, warnings, writer: Mutex::new(writer), exit }) }
+        let Started { warnings, steps } = started;
+        Self {
+            inner: Arc::new(Inner {
+                agent_socket,
+                cgroup,
+                warnings,
+                steps,
+                writer: Mutex::new(writer),
+                exit,
+            }),
+        }
     }
 
     /// Where the agent is reached. No tenant can reach or replace this socket.
@@ -212,6 +219,11 @@ impl Sandbox {
     /// What this sandbox could not be given, in words.
     pub fn warnings(&self) -> &[String] {
         &self.inner.warnings
+    }
+
+    /// Name and microseconds of each step of the start; empty after [`Sandbox::adopt`].
+    pub fn steps(&self) -> &[(String, u64)] {
+        &self.inner.steps
     }
 
     /// Current use; zeroes where the node has no cgroups for us.
@@ -238,7 +250,12 @@ impl Sandbox {
     }
 }
 
-async fn handshake(channel: &mut Channel, pid: u32, plan: &SandboxPlan) -> Result<Vec<String>, StartError> {
+struct Started {
+    warnings: Vec<String>,
+    steps: Vec<(String, u64)>,
+}
+
+async fn handshake(channel: &mut Channel, pid: u32, plan: &SandboxPlan) -> Result<Started, StartError> {
     send(&mut channel.writer, &ToKeeper::Start(plan.clone())).await?;
     loop {
         match channel.receive().await? {
@@ -246,7 +263,10 @@ async fn handshake(channel: &mut Channel, pid: u32, plan: &SandboxPlan) -> Resul
                 userns::map_child(pid, &plan.ids).await?;
                 send(&mut channel.writer, &ToKeeper::Mapped).await?;
             }
-            FromKeeper::Running { warnings, .. } => return Ok(warnings),
+            FromKeeper::Running { warnings, steps, .. } => {
+                tracing::debug!(workspace = plan.id, ?steps, "keeper steps in microseconds");
+                return Ok(Started { warnings, steps });
+            }
             FromKeeper::Failed { message } => return Err(StartError::Keeper { message }),
             FromKeeper::Exited { .. } => return Err(ChannelError::Unexpected.into()),
         }

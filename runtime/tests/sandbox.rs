@@ -111,6 +111,7 @@ fn as_user(state: &Path) -> ExitCode {
                 return;
             }
         };
+        println!("steps {:?}", sandbox.steps());
         println!("started in {:?}; warnings {:?}", began.elapsed(), sandbox.warnings());
         let mut report = String::new();
         UnixStream::connect(sandbox.agent_socket()).unwrap().read_to_string(&mut report).unwrap();
@@ -139,7 +140,15 @@ fn as_user(state: &Path) -> ExitCode {
             let sandbox = Sandbox::start(&plan).await.unwrap();
             UnixStream::connect(sandbox.agent_socket()).unwrap().read_to_string(&mut String::new()).unwrap();
             times.push(began.elapsed());
+            println!("steps {:?}", sandbox.steps());
+            let began = std::time::Instant::now();
+            let watcher = sandbox.clone();
+            let ended = tokio::spawn(async move {
+                watcher.wait().await;
+                began.elapsed()
+            });
             sandbox.kill(Duration::from_secs(5)).await.unwrap();
+            println!("PID 1 gone after {:?}, cgroups after {:?}", ended.await.unwrap(), began.elapsed());
         }
         times.sort();
         println!("start to answer: median {:?}", times[5]);

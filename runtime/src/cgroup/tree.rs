@@ -76,18 +76,14 @@ impl CgroupPlan {
         Ok(())
     }
 
-    /// Moves the calling process into a leaf of every hierarchy of which `select` says yes.
+    /// Moves the calling process into the leaf that `leaf` says of each hierarchy.
     ///
     /// The v2 hierarchy refuses when the caller comes from outside the delegated subtree; the result lists the
     /// hierarchies where that happened, for a warning.
-    pub fn enter(
-        &self,
-        leaf: Leaf,
-        select: impl Fn(&HierarchyKind) -> bool,
-    ) -> Result<Vec<PathBuf>, CgroupError> {
+    pub fn enter(&self, leaf: impl Fn(&HierarchyKind) -> Leaf) -> Result<Vec<PathBuf>, CgroupError> {
         let mut refused = Vec::new();
-        for hierarchy in self.hierarchies.iter().filter(|h| select(&h.kind)) {
-            let path = self.dir(hierarchy, leaf).join("cgroup.procs");
+        for hierarchy in &self.hierarchies {
+            let path = self.dir(hierarchy, leaf(&hierarchy.kind)).join("cgroup.procs");
             match fs::write(&path, "0") {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::PermissionDenied => refused.push(path),
@@ -95,6 +91,15 @@ impl CgroupPlan {
             }
         }
         Ok(refused)
+    }
+
+    /// Moves the calling process from `box` to `keeper` in every v1 hierarchy, once the container was born.
+    pub fn leave_box(&self) -> Result<(), CgroupError> {
+        for hierarchy in self.hierarchies.iter().filter(|h| matches!(h.kind, HierarchyKind::V1(_))) {
+            let path = self.dir(hierarchy, Leaf::Keeper).join("cgroup.procs");
+            fs::write(&path, "0").map_err(|source| CgroupError::Enter { path, source })?;
+        }
+        Ok(())
     }
 
     /// Ends every process in the sandbox at once, where the kernel can (v2 `cgroup.kill`). False when it cannot.

@@ -57,9 +57,13 @@ pub struct Pending {
 const GATEWAY: &str = "gateway namespace";
 const SANDBOX: &str = "sandbox namespace";
 
-/// Links the calling thread's network namespace, which becomes the gateway, with `sandbox`, and begins to load the rules.
-pub fn build(sandbox: BorrowedFd<'_>) -> Result<Pending, GatewayError> {
-    let nft = spawn_nft()?;
+/// Begins to load the rules into the calling thread's network namespace, which becomes the gateway.
+pub fn load_rules() -> Result<Pending, GatewayError> {
+    Ok(Pending { nft: spawn_nft()? })
+}
+
+/// Links the calling thread's network namespace with `sandbox`.
+pub fn link(sandbox: BorrowedFd<'_>) -> Result<(), GatewayError> {
     let mut here = Netlink::open().map_err(|source| GatewayError::Netlink { place: GATEWAY, source })?;
     let mut there = in_namespace(sandbox, Netlink::open)?
         .map_err(|source| GatewayError::Netlink { place: SANDBOX, source })?;
@@ -71,8 +75,7 @@ pub fn build(sandbox: BorrowedFd<'_>) -> Result<Pending, GatewayError> {
         netlink.add_address(LINK_INDEX, address, PREFIX).map_err(at(place, "setting the address"))?;
         netlink.set_up(LINK_INDEX).map_err(at(place, "bringing the link up"))?;
     }
-    there.add_default_route(GATEWAY_V4).map_err(at(SANDBOX, "setting the default route"))?;
-    Ok(Pending { nft })
+    there.add_default_route(GATEWAY_V4).map_err(at(SANDBOX, "setting the default route"))
 }
 
 impl Pending {

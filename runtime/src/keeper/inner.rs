@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     SandboxPlan,
-    cgroup::{CgroupError, HierarchyKind, Leaf},
+    cgroup::{CgroupError, Leaf},
     oci::{self, AgentExecutor, InnerPaths, SeccompError, SpecError},
 };
 
@@ -87,11 +87,6 @@ pub(crate) fn create(
         nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(|e| InnerError::Socket(e.into()))?;
     let stdout = log_writer.try_clone().map_err(InnerError::Socket)?;
     rustix::io::dup2(agent_listener, &mut agent_slot).map_err(|e| InnerError::Socket(e.into()))?;
-    // A v1 hierarchy is entered by the process itself or not at all, so the container is born there.
-    let v1 = |kind: &HierarchyKind| matches!(kind, HierarchyKind::V1(_));
-    if let Some(cgroup) = &plan.cgroup {
-        cgroup.enter(Leaf::Box, v1)?;
-    }
     let unified = plan.cgroup.as_ref().and_then(|cgroup| cgroup.unified_mount.as_deref());
     let created = with_unified_cgroups(unified, || {
         ContainerBuilder::new(plan.id.clone(), SyscallType::default())
@@ -101,7 +96,7 @@ pub(crate) fn create(
             .and_then(|builder| builder.as_init(&root.bundle).with_systemd(false).with_detach(true).build())
     })?;
     if let Some(cgroup) = &plan.cgroup {
-        cgroup.enter(Leaf::Keeper, v1)?;
+        cgroup.leave_box()?;
     }
     Ok(Created { container: created.map_err(InnerError::Create)?, log })
 }

@@ -26,11 +26,16 @@ mod serve;
 use std::{
     os::fd::{AsFd, AsRawFd, OwnedFd},
     process::ExitCode,
+    time::Instant,
 };
 
 pub(crate) use protocol::{FromKeeper, PROTOCOL, ToKeeper};
 
-use crate::{SandboxPlan, sys};
+use crate::{
+    SandboxPlan,
+    cgroup::{HierarchyKind, Leaf},
+    gateway, sys,
+};
 use protocol::{Connection, ProtocolError};
 
 /// The socket in the run directory that a supervisor connects to.
@@ -100,14 +105,21 @@ fn run(supervisor: &mut Connection, agent_slot: OwnedFd) -> Result<serve::Runnin
         other => return Err(ProtocolError::Unexpected(format!("{other:?}")).into()),
     };
     plan.check()?;
+    let mut clock = Clock::start();
     let mut warnings = enter_cgroups(&plan)?;
+    clock.mark("cgroups");
     namespaces::make_outer(supervisor)?;
+    clock.mark("outer namespaces");
+    let pending = gateway::load_rules()?;
     let paths = outer::Paths::open(&plan)?;
     outer::prepare_volume(&paths)?;
     let sandbox = namespaces::make_inner()?;
-    let pending = crate::gateway::build(sandbox.network.as_fd())?;
-    let listeners = crate::gateway::listen()?;
+    clock.mark("inner namespaces");
+    gateway::link(sandbox.network.as_fd())?;
+    let listeners = gateway::listen()?;
+    clock.mark("gateway");
     let root = outer::mount_root(&plan, &paths)?;
+    clock.mark("overlay and binds");
     let registration = cordium_broker::Registration {
         workspace: plan.id.clone(),
         gateway_v4: cordium_broker::GATEWAY_V4,
@@ -116,20 +128,45 @@ fn run(supervisor: &mut Connection, agent_slot: OwnedFd) -> Result<serve::Runnin
     };
     let egress = serve::Egress { socket: paths.broker_socket(), registration, listeners };
     let registered = egress.register()?;
+    clock.mark("broker");
     let created = inner::create(&plan, &root, &sandbox, &paths.agent_listener, agent_slot)?;
+    clock.mark("container create");
     pending.finish()?;
+    clock.mark("gateway rules");
     let init = created.start()?;
+    clock.mark("container start");
     warnings.dedup();
     supervisor.send(&FromKeeper::Running {
         protocol: PROTOCOL,
         id: plan.id.clone(),
         warnings: warnings.clone(),
+        steps: clock.steps,
     })?;
     let (listener, broker_dir) = paths.keep();
     Ok(serve::Running { plan, warnings, init, egress, registered, listener, _broker_dir: broker_dir })
 }
 
-/// Makes the cgroups, puts the limits in force and moves in. Without a subtree the sandbox runs, with warnings.
+/// How long each step of the start took, in microseconds, for the account that the supervisor logs.
+struct Clock {
+    last: Instant,
+    steps: Vec<(String, u64)>,
+}
+
+impl Clock {
+    fn start() -> Self {
+        Self { last: Instant::now(), steps: Vec::new() }
+    }
+
+    fn mark(&mut self, step: &str) {
+        let now = Instant::now();
+        let micros = now.duration_since(self.last).as_micros();
+        self.steps.push((step.to_owned(), u64::try_from(micros).unwrap_or(u64::MAX)));
+        self.last = now;
+    }
+}
+
+/// Makes the cgroups, puts the limits in force and moves in: on v1 into `box`, where the container will be born, because
+/// a v1 hierarchy is entered by a process itself or not at all. Each move costs a grace period of the kernel. Without a subtree the sandbox runs, with warnings.
 fn enter_cgroups(plan: &SandboxPlan) -> Result<Vec<String>, KeeperError> {
     let Some(cgroup) = &plan.cgroup else {
         return Ok(vec![
@@ -138,7 +175,11 @@ fn enter_cgroups(plan: &SandboxPlan) -> Result<Vec<String>, KeeperError> {
     };
     cgroup.create()?;
     let mut warnings = cgroup.apply(&plan.limits);
-    for refused in cgroup.enter(crate::cgroup::Leaf::Keeper, |_| true)? {
+    let leaf = |kind: &HierarchyKind| match kind {
+        HierarchyKind::V1(_) => Leaf::Box,
+        HierarchyKind::V2(_) => Leaf::Keeper,
+    };
+    for refused in cgroup.enter(leaf)? {
         warnings.push(format!(
             "cgroup {} could not be entered: the supervisor was started outside the delegated subtree",
             refused.display()

@@ -36,6 +36,8 @@ pub(crate) enum FromKeeper {
         protocol: u32,
         id: String,
         warnings: Vec<String>,
+        /// Name and microseconds of each step of the start; empty on a later connection.
+        steps: Vec<(String, u64)>,
     },
     /// PID 1 has ended; the keeper ends too.
     Exited {

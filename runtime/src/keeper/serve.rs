@@ -66,7 +66,7 @@ pub(crate) fn serve(running: Running, supervisor: Connection) -> io::Result<()> 
     running.listener.set_nonblocking(true)?;
     let Running { plan, warnings, init, egress, registered, listener, _broker_dir } = running;
     let mut keeper = Keeper {
-        hello: FromKeeper::Running { protocol: PROTOCOL, id: plan.id.clone(), warnings },
+        hello: FromKeeper::Running { protocol: PROTOCOL, id: plan.id.clone(), warnings, steps: Vec::new() },
         plan,
         connections: vec![supervisor],
         log: Some(std::fs::File::from(init.log)),

@@ -211,7 +211,8 @@ impl<R: Skip> TarReader<R> {
             link,
         };
         apply_pax(&mut entry, extensions.pax)?;
-        if entry.kind != Kind::File {
+        let regular = kind_of(header.entry_type(), b"")? == Kind::File;
+        if !regular {
             // Some writers put the size of the link's target there; no content follows.
             (entry.size, entry.length) = (0, 0);
         }
