@@ -88,7 +88,7 @@ impl ApiError {
     /// Sorts what a call to a node came back with: nobody there, or an answer.
     pub fn from_node(node: &str, status: Status) -> Self {
         if unanswered(&status) {
-            Self::NodeGone { node: node.to_owned(), message: status.message().to_owned() }
+            Self::NodeGone { node: node.to_owned(), message: describe(&status) }
         } else {
             Self::Node(Box::new(status))
         }
@@ -104,6 +104,21 @@ pub fn unanswered(status: &Status) -> bool {
         Code::Unknown | Code::Internal => status.source().is_some(),
         _ => false,
     }
+}
+
+/// A status in words. The client's own ones say little without what caused them ("transport error").
+pub fn describe(status: &Status) -> String {
+    use std::error::Error as _;
+    let mut text = status.message().to_owned();
+    let mut cause = status.source();
+    while let Some(error) = cause {
+        let said = error.to_string();
+        if !text.contains(&said) {
+            text = format!("{text}: {said}");
+        }
+        cause = error.source();
+    }
+    text
 }
 
 impl From<ApiError> for Status {

@@ -210,8 +210,23 @@ async fn vars_and_secrets_reach_the_node_and_the_run_keeps_its_vars() {
     w.scheduler.control().start_workspace(request).await.unwrap();
     let status = w.scheduler.until_state("web", S::Running).await;
     assert_eq!(status.run.unwrap().vars["GREETING"], "hi");
+    let mut watch = w.scheduler.watch(1).await;
+    let event = watch.next().await.unwrap().workspace.unwrap().status.unwrap();
+    assert_eq!(event.run.unwrap().vars["GREETING"], "hi", "in the journal too");
     let start = w.node.with(|s| s.starts[0].clone());
     assert_eq!(&start.secrets["token"][..], b"s3cret");
     assert!(start.spec_json.contains(r#""value":"hi""#), "{}", start.spec_json);
     assert!(!start.spec_json.contains("s3cret"));
+}
+
+#[tokio::test]
+async fn oversized_vars_are_refused() {
+    let w = world().await;
+    w.scheduler.create("web", "{}").await;
+    let vars = (0..100).map(|i| (format!("V{i}"), "x".repeat(1000))).collect();
+    let request = StartWorkspaceRequest { r#ref: "web".into(), vars, ..Default::default() };
+    let error = w.scheduler.control().start_workspace(request).await.unwrap_err();
+    assert_eq!(error.code(), Code::InvalidArgument);
+    assert!(error.message().starts_with("vars: have"), "{}", error.message());
+    assert_eq!(w.scheduler.status("web").await.state(), S::Stopped);
 }

@@ -16,7 +16,7 @@ use crate::{
     clock,
     control::secrets,
     core::Core,
-    error::{ApiError, unanswered},
+    error::{ApiError, describe, unanswered},
     names::{self, Target},
     nodes::{apply, reconcile},
     placement, specs, status,
@@ -28,6 +28,8 @@ use crate::{
 
 const ANSWER: Duration = Duration::from_secs(15);
 const MAX_KEY: usize = 128;
+/// Of all names and values of one start, as they stay in the run's record.
+const MAX_VARS: usize = 64 << 10;
 
 /// What is asked for.
 pub struct Wish {
@@ -94,6 +96,12 @@ fn begin(conn: &Connection, core: &Core, uid: &str, wish: Wish) -> Result<Begun,
             format!("workspace {name:?} is {state}; only a stopped one can be started"),
             format!("cordium stop {name}"),
         ));
+    }
+    let size: usize = wish.vars.iter().map(|(name, value)| name.len() + value.len()).sum();
+    if size > MAX_VARS {
+        return Err(ApiError::invalid(format!(
+            "vars: have {size} bytes together; allowed: at most {MAX_VARS}"
+        )));
     }
     let resolved = specs::resolve(conn, &ws, &wish.vars)?;
     let secrets = secrets::open(conn, &core.cipher, &ws.record.space, &resolved.secrets)?;
@@ -177,7 +185,7 @@ async fn send(core: &Core, mut ws: Workspace, request: StartRequest) -> Result<W
             tracing::warn!(
                 node = node.name,
                 workspace = ws.record.name,
-                error = status.message(),
+                error = describe(&status),
                 "start not answered"
             );
             None

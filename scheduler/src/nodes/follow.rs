@@ -11,7 +11,7 @@ use tonic::Status;
 
 use crate::{
     core::Core,
-    error::ApiError,
+    error::{ApiError, describe},
     nodes::{NodeHandle, apply, apply::Position, reconcile},
     placement::beyond,
     store::{self, workspaces},
@@ -27,7 +27,7 @@ const MISSES: u32 = 2;
 
 #[derive(Debug, thiserror::Error)]
 enum Break {
-    #[error("{}", .0.message())]
+    #[error("{}", describe(.0))]
     Call(Status),
     #[error("no answer within {} s", ANSWER.as_secs())]
     Silent,

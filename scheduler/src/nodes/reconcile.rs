@@ -3,11 +3,12 @@
 //! The stream says what happened on the node. It cannot say that a start never arrived there, that the node has
 //! forgotten a run, or that it still works on a run which we have given up.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use cordium_proto::v1::{
     Failure, ListNodeWorkspacesRequest, PhaseEvent, StopRequest, StoppingReason, WorkspaceState, failure,
 };
+use tonic::Status;
 
 use crate::{
     clock,
@@ -19,6 +20,7 @@ use crate::{
     store::{self, workspaces},
 };
 
+const ANSWER: Duration = Duration::from_secs(15);
 /// A start is sent again when its node has not shown it for this long.
 const PATIENCE_MICROS: i64 = 2_000_000;
 
@@ -38,9 +40,8 @@ impl Listing {
             .filter(|ws| ws.accepted)
             .map(|ws| (ws.run_id().to_owned(), ws.record.uid))
             .collect();
-        let answer = node
-            .client()
-            .list(ListNodeWorkspacesRequest {})
+        let mut client = node.client();
+        let answer = in_time(client.list(ListNodeWorkspacesRequest {}))
             .await
             .map_err(|status| ApiError::from_node(&node.name, status))?
             .into_inner();
@@ -103,9 +104,15 @@ async fn stop_left_over(core: &Core, node: &NodeHandle, item: PhaseEvent) {
         reason: StoppingReason::Cluster.into(),
         force: true,
     };
-    if let Err(status) = node.client().stop(request).await {
+    let mut client = node.client();
+    if let Err(status) = in_time(client.stop(request)).await {
         tracing::warn!(node = node.name, error = status.message(), "could not stop it");
     }
+}
+
+async fn in_time<T>(call: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+    let silent = |_| Err(Status::deadline_exceeded(format!("no answer within {} s", ANSWER.as_secs())));
+    tokio::time::timeout(ANSWER, call).await.unwrap_or_else(silent)
 }
 
 /// The node runs what is stopped here, and it is the same run.

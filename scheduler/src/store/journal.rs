@@ -1,14 +1,15 @@
 //! The merged stream of transitions: append-only, dense revisions, the oldest dropped.
 
-use cordium_proto::v1::{PhaseEvent, WorkspaceEvent, WorkspaceStatus};
+use cordium_proto::v1::{Kind, PhaseEvent, Resource, Run, WorkspaceEvent, WorkspaceStatus};
 use prost::Message as _;
 use rusqlite::{Connection, Row, params};
 
 use crate::{
     error::ApiError,
+    names::Target,
     store::{
-        records::{self, Record},
-        workspaces::Workspace,
+        records::Record,
+        workspaces::{self, Workspace},
     },
 };
 
@@ -52,7 +53,7 @@ pub fn append(
         ws.record.space,
         ws.record.name,
         phase.map(|p| p.encode_to_vec()),
-        WorkspaceStatus { last_runs: Vec::new(), ..ws.status.clone() }.encode_to_vec(),
+        brief(&ws.status).encode_to_vec(),
         deleted,
     ])?;
     let revision = conn.last_insert_rowid().unsigned_abs();
@@ -96,6 +97,12 @@ pub fn page(conn: &Connection, after: u64, filter: &Filter, max: usize) -> Resul
     Ok(Page::Events { events, upto })
 }
 
+/// Without what is large and does not change during a run.
+fn brief(status: &WorkspaceStatus) -> WorkspaceStatus {
+    let run = status.run.as_ref().map(|run| Run { vars: Default::default(), ..run.clone() });
+    WorkspaceStatus { last_runs: Vec::new(), run, ..status.clone() }
+}
+
 /// The status is that after the event; spec and labels are today's.
 fn event(conn: &Connection, row: &Row<'_>) -> Result<WorkspaceEvent, ApiError> {
     let (uid, space, name): (String, String, String) = (row.get(1)?, row.get(2)?, row.get(3)?);
@@ -108,11 +115,32 @@ fn event(conn: &Connection, row: &Row<'_>) -> Result<WorkspaceEvent, ApiError> {
         Some(bytes) => Some(PhaseEvent::decode(bytes.as_slice()).map_err(unreadable)?),
         None => None,
     };
-    let status = WorkspaceStatus::decode(row.get::<_, Vec<u8>>(5)?.as_slice()).map_err(unreadable)?;
-    let kind = cordium_proto::v1::Kind::Workspace;
-    let record = records::find(conn, kind, &crate::names::Target::Uid(uid.clone()))?.unwrap_or(Record {
+    let mut status = WorkspaceStatus::decode(row.get::<_, Vec<u8>>(5)?.as_slice()).map_err(unreadable)?;
+    let record = match workspaces::find(conn, &Target::Uid(uid.clone()))? {
+        Some(today) => {
+            if let (Some(run), Some(current)) = (&mut status.run, today.status.run)
+                && run.id == current.id
+            {
+                run.vars = current.vars;
+            }
+            today.record
+        }
+        None => gone(uid, space, name),
+    };
+    let workspace = Resource { status: Some(status), ..record.to_resource() };
+    Ok(WorkspaceEvent {
+        revision: row.get::<_, i64>(0)?.unsigned_abs(),
+        phase,
+        workspace: Some(workspace),
+        deleted: row.get(6)?,
+    })
+}
+
+/// All that is known of a workspace that has been deleted.
+fn gone(uid: String, space: String, name: String) -> Record {
+    Record {
         uid,
-        kind,
+        kind: Kind::Workspace,
         space,
         name,
         display_name: String::new(),
@@ -120,14 +148,7 @@ fn event(conn: &Connection, row: &Row<'_>) -> Result<WorkspaceEvent, ApiError> {
         spec: String::new(),
         created_at: 0,
         updated_at: 0,
-    });
-    let workspace = cordium_proto::v1::Resource { status: Some(status), ..record.to_resource() };
-    Ok(WorkspaceEvent {
-        revision: row.get::<_, i64>(0)?.unsigned_abs(),
-        phase,
-        workspace: Some(workspace),
-        deleted: row.get(6)?,
-    })
+    }
 }
 
 pub fn signed(revision: u64) -> i64 {
