@@ -30,7 +30,7 @@ const STACK: usize = 512 << 10;
 pub fn init() -> Result<()> {
     sys::frugal_malloc();
     sys::default_signals();
-    umask(Mode::from_bits_truncate(0o022));
+    set_umask();
     tracing_subscriber::fmt()
         .with_max_level(tracing::Level::INFO)
         .with_writer(std::io::stderr)
@@ -45,6 +45,11 @@ pub fn init() -> Result<()> {
     sys::close_on_exec_above_stdio().context("closing descriptors on exec")?;
     spawn::raise_open_files();
     runtime()?.block_on(serve(listener))
+}
+
+#[allow(clippy::disallowed_methods, reason = "before any other thread; children inherit it")]
+fn set_umask() {
+    umask(Mode::from_bits_truncate(0o022));
 }
 
 /// Sleeps until SIGTERM: something to keep a container alive with.

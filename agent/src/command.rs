@@ -28,12 +28,12 @@ pub struct Outcome {
     pub output: String,
 }
 
-/// A started program. Dropping it kills its session, unless it has ended or was let go.
+/// A started program. Dropping it sends SIGTERM to its session, unless it has ended or was let go.
 pub struct Running {
     pub process: Process,
     pumps: Vec<JoinHandle<()>>,
     tail: Arc<Mutex<Tail>>,
-    kill_on_drop: bool,
+    end_on_drop: bool,
 }
 
 pub fn start(state: &State, launch: &Launch, origin: &Origin) -> Result<Running, SpawnError> {
@@ -52,7 +52,7 @@ pub fn start(state: &State, launch: &Launch, origin: &Origin) -> Result<Running,
             )))
         })
         .collect();
-    Ok(Running { process: spawned.process, pumps, tail, kill_on_drop: true })
+    Ok(Running { process: spawned.process, pumps, tail, end_on_drop: true })
 }
 
 /// Runs to the end, or to `deadline`: then the whole session gets SIGTERM and, five seconds later, SIGKILL.
@@ -87,15 +87,15 @@ impl Running {
 
     /// Lets it outlive the caller.
     pub fn keep(mut self) -> Self {
-        self.kill_on_drop = false;
+        self.end_on_drop = false;
         self
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        if self.kill_on_drop && self.process.exited().is_none() {
-            signal_session(self.process.pid, Signal::SIGKILL);
+        if self.end_on_drop && self.process.exited().is_none() {
+            signal_session(self.process.pid, Signal::SIGTERM);
         }
     }
 }

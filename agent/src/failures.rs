@@ -31,7 +31,7 @@ pub fn too_slow(what: &str, budget: Duration) -> Failure {
 pub fn human(duration: Duration) -> String {
     let millis = duration.as_millis();
     match millis {
-        _ if millis % 1000 != 0 => format!("{millis}ms"),
+        _ if !millis.is_multiple_of(1000) => format!("{millis}ms"),
         _ if millis.is_multiple_of(60_000) && millis > 0 => format!("{}m", millis / 60_000),
         _ => format!("{}s", millis / 1000),
     }

@@ -32,6 +32,7 @@ pub struct ChildSetup {
 
 impl ChildSetup {
     /// Runs in the child. Only system calls: nothing here allocates or takes a lock.
+    #[allow(clippy::disallowed_methods, reason = "the child has one thread")]
     fn apply(&self, groups: &[Gid]) -> io::Result<()> {
         setsid().map_err(|e| at(ChildStep::Session, e))?;
         if self.controlling_tty {

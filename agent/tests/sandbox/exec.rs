@@ -238,3 +238,24 @@ async fn before_prepare_and_without_any_file_system() {
         sandbox.exec(passwd).await.out().contains("cordium:x:1000:1000:cordium:/home/cordium:/sbin/nologin")
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_agent_is_small() {
+    if !is_root() {
+        return;
+    }
+    let begun = Instant::now();
+    let sandbox = Sandbox::running().await;
+    println!("namespaces, start and Prepare: {:?}", begun.elapsed());
+    sandbox.sh("true").await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let rollup = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", sandbox.agent_pid())).unwrap();
+    let kib = |name: &str| -> u64 {
+        let line = rollup.lines().find(|line| line.starts_with(name)).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    };
+    let (pss, private) = (kib("Pss:"), kib("Private_Dirty:"));
+    println!("idle agent: PSS {pss} KiB, of it private and dirty {private} KiB");
+    assert!(pss < 12 << 10, "PSS {pss} KiB");
+    assert!(private < 4 << 10, "private and dirty: {private} KiB");
+}

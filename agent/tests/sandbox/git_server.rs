@@ -12,11 +12,13 @@ const BACKEND: &str = "/usr/lib/git-core/git-http-backend";
 /// `me:s3cret`
 const AUTHORIZED: &str = "Basic bWU6czNjcmV0";
 
+/// The path of each request, and its Authorization header.
+type Requests = Arc<Mutex<Vec<(String, Option<String>)>>>;
+
 pub struct GitServer {
     dir: TempDir,
     pub port: u16,
-    /// The Authorization header of each request, by path.
-    pub seen: Arc<Mutex<Vec<(String, Option<String>)>>>,
+    pub seen: Requests,
 }
 
 impl GitServer {
@@ -25,7 +27,7 @@ impl GitServer {
         let dir = tempfile::tempdir().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        let seen = Arc::new(Mutex::new(Vec::new()));
+        let seen = Requests::default();
         let (root, log) = (dir.path().to_path_buf(), Arc::clone(&seen));
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
@@ -56,7 +58,7 @@ impl GitServer {
     }
 }
 
-fn serve(stream: TcpStream, root: &Path, log: &Mutex<Vec<(String, Option<String>)>>) -> Option<()> {
+fn serve(stream: TcpStream, root: &Path, log: &Requests) -> Option<()> {
     let mut reader = BufReader::new(stream.try_clone().ok()?);
     let mut line = String::new();
     reader.read_line(&mut line).ok()?;

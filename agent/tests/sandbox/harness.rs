@@ -150,7 +150,7 @@ impl Sandbox {
         let unshare = command
             .args(["sh", "-c", SCRIPT])
             .env("ROOT", &root)
-            .env("AGENT", env!("CARGO_BIN_EXE_cordium-agent"))
+            .env("AGENT", agent_binary())
             .env("LOWER", if host { "host" } else { "" })
             .env("NET", if host { "" } else { "1" })
             .stdin(Stdio::from(OwnedFd::from(listener)))
@@ -378,6 +378,11 @@ impl Exec {
         drop(requests);
         done
     }
+}
+
+/// What was built for this test, unless another build is to be measured.
+fn agent_binary() -> String {
+    std::env::var("CORDIUM_TEST_AGENT").unwrap_or_else(|_| env!("CARGO_BIN_EXE_cordium-agent").into())
 }
 
 fn busybox_root(root: &Path) {
