@@ -48,7 +48,7 @@ pub async fn run(global: &Global, args: Args) -> Outcome {
     }
     let client = Client::connect(global, Start::Never).await.map_err(|e| e.code(EXIT_NOT_RUN))?;
     let start = ExecStart {
-        workspace: args.workspace,
+        workspace: args.workspace.clone(),
         command: args.command,
         working_dir: args.workdir.unwrap_or_default(),
         env: args.env.into_iter().collect(),
@@ -56,5 +56,5 @@ pub async fn run(global: &Global, args: Args) -> Outcome {
         stdin: !args.no_stdin,
         tty: args.tty.then(tty::size),
     };
-    session::exec::exec(&client, start).await
+    session::exec::exec(&client, start, &args.workspace).await
 }

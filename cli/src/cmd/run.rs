@@ -144,10 +144,10 @@ async fn live(
             stdin: !args.no_stdin,
             tty: args.tty.then(tty::size),
         };
-        return session::exec::exec(client, start).await;
+        return session::exec::exec(client, start, name).await;
     }
     if tty::is_interactive() && !args.detach {
-        let code = terminal::open(client, uid, None, args.root, args.detach_keys.clone()).await?;
+        let code = terminal::open(client, uid, name, None, args.root, args.detach_keys.clone()).await?;
         if !args.rm {
             output::note(&format!(
                 "workspace {name} goes on running; `cordium run {name}` comes back, `cordium stop {name}` stops it"

@@ -56,13 +56,16 @@ pub async fn run(global: &Global, args: Args) -> Outcome {
             .hint(format!("without one, use `cordium exec {workspace} -- COMMAND`")));
     }
     let client = Client::connect(global, Start::Never).await?;
-    open(&client, workspace, args.id, args.root, args.detach_keys).await
+    open(&client, workspace, workspace, args.id, args.root, args.detach_keys).await
 }
 
 /// Opens a terminal, or attaches to the one with `id`, and stays until its shell ends or the user leaves.
+///
+/// `workspace` is what the calls name, `shown` what people are told.
 pub async fn open(
     client: &Client,
     workspace: &str,
+    shown: &str,
     id: Option<String>,
     root: bool,
     keys: Keys,
@@ -75,15 +78,15 @@ pub async fn open(
                 size: Some(tty::size()),
                 run_as_root: root,
             };
-            let doing = format!("open a terminal in {workspace}");
+            let doing = format!("open a terminal in {shown}");
             client.session().create_terminal(request).await.doing(doing)?.into_inner().id
         }
     };
-    match terminal::attach(client, workspace, &id, keys).await? {
+    match terminal::attach(client, workspace, shown, &id, keys).await? {
         End::Closed(code) => Ok((code & 0xff) as u8),
         End::Detached => {
             output::note(&format!(
-                "\nleft terminal {id}; come back with `cordium terminal {workspace} --id {id}`"
+                "\nleft terminal {id}; come back with `cordium terminal {shown} --id {id}`"
             ));
             Ok(0)
         }

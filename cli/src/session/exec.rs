@@ -24,8 +24,7 @@ use crate::{
 };
 
 /// Runs the command and returns its exit code. `start.tty` decides on raw mode, `start.stdin` on our input.
-pub async fn exec(client: &Client, start: ExecStart) -> CliResult<u8> {
-    let workspace = start.workspace.clone();
+pub async fn exec(client: &Client, start: ExecStart, shown: &str) -> CliResult<u8> {
     let (tty, with_stdin) = (start.tty.is_some(), start.stdin);
     let (tx, rx) = mpsc::channel(16);
     let signals = Signals::new(tty)?;
@@ -34,18 +33,16 @@ pub async fn exec(client: &Client, start: ExecStart) -> CliResult<u8> {
     }
     // Raw mode only once the command is accepted, so that an error is told on a sane terminal.
     let response = client.session().exec(ReceiverStream::new(rx)).await;
-    let mut responses = response
-        .doing(format!("run a command in {workspace}"))
-        .map_err(|e| e.code(EXIT_NOT_RUN))?
-        .into_inner();
+    let mut responses =
+        response.doing(format!("run a command in {shown}")).map_err(|e| e.code(EXIT_NOT_RUN))?.into_inner();
     let raw = if tty { RawMode::enter()? } else { None };
     let pump = Pump { tx, with_stdin, tty }.spawn(signals);
     let ended = loop {
         let message = match responses.message().await {
             Ok(Some(m)) => m.message,
-            Ok(None) => break Err(ended_early(&workspace)),
+            Ok(None) => break Err(ended_early(shown)),
             Err(status) => {
-                let doing = format!("run the command in {workspace} to its end");
+                let doing = format!("run the command in {shown} to its end");
                 break Err(CliError::from_status(&doing, &status).code(EXIT_NOT_RUN));
             }
         };
@@ -71,8 +68,8 @@ pub async fn exec(client: &Client, start: ExecStart) -> CliResult<u8> {
     ended.map(|exit| report(&exit))
 }
 
-fn ended_early(workspace: &str) -> CliError {
-    CliError::new(format!("the connection to {workspace} ended before the command did"))
+fn ended_early(shown: &str) -> CliError {
+    CliError::new(format!("the connection to {shown} ended before the command did"))
         .hint("the workspace may have stopped: `cordium get workspaces` shows its state")
         .code(EXIT_NOT_RUN)
 }

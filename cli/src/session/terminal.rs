@@ -33,7 +33,7 @@ pub enum End {
     HungUp(u8),
 }
 
-pub async fn attach(client: &Client, workspace: &str, id: &str, keys: Keys) -> CliResult<End> {
+pub async fn attach(client: &Client, workspace: &str, shown: &str, id: &str, keys: Keys) -> CliResult<End> {
     let (tx, rx) = mpsc::channel(16);
     let mut winch = signal(SignalKind::window_change()).doing("watch the terminal's size")?;
     let mut term = signal(SignalKind::terminate()).doing("watch for SIGTERM")?;
@@ -42,7 +42,7 @@ pub async fn attach(client: &Client, workspace: &str, id: &str, keys: Keys) -> C
     for message in [first, ask::Message::Resize(tty::size())] {
         send(&tx, message).await?;
     }
-    let doing = format!("attach to terminal {id} of {workspace}");
+    let doing = format!("attach to terminal {id} of {shown}");
     let mut responses =
         client.session().attach_terminal(ReceiverStream::new(rx)).await.doing(&doing)?.into_inner();
     let _raw = RawMode::enter()?;
@@ -51,7 +51,7 @@ pub async fn attach(client: &Client, workspace: &str, id: &str, keys: Keys) -> C
     let mut stdout = tokio::io::stdout();
     loop {
         tokio::select! {
-            message = responses.message() => match message.doing(format!("stay in terminal {id} of {workspace}")) {
+            message = responses.message() => match message.doing(format!("stay in terminal {id} of {shown}")) {
                 Ok(Some(m)) => match m.message {
                     Some(answer::Message::Data(data)) => {
                         let written = async { stdout.write_all(&data).await?; stdout.flush().await }.await;
@@ -63,9 +63,9 @@ pub async fn attach(client: &Client, workspace: &str, id: &str, keys: Keys) -> C
                     // Its size is ours: we have just set it.
                     Some(answer::Message::Size(_)) | None => {}
                 },
-                Ok(None) => return Err(CliError::new(format!("terminal {id} of {workspace} went away"))
-                    .hint(format!("`cordium terminal {workspace} --id {id}` attaches again if the workspace runs"))),
-                Err(e) => return Err(e.hint(format!("`cordium terminal {workspace} --id {id}` attaches again"))),
+                Ok(None) => return Err(CliError::new(format!("terminal {id} of {shown} went away"))
+                    .hint(format!("`cordium terminal {shown} --id {id}` attaches again if the workspace runs"))),
+                Err(e) => return Err(e.hint(format!("`cordium terminal {shown} --id {id}` attaches again"))),
             },
             data = input.recv() => match data {
                 None => return Ok(End::HungUp(129)),

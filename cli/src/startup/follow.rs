@@ -21,6 +21,8 @@ use crate::{
     interrupt::Interrupt,
 };
 
+/// The stream begins with what is now. Only once that has come is it sure that our request's phases come after it.
+const SNAPSHOT_LIMIT: Duration = Duration::from_secs(2);
 /// How long a broken stream is tried again before we give up.
 const RECONNECT_LIMIT: Duration = Duration::from_secs(30);
 
@@ -42,6 +44,7 @@ pub struct Follow<'a> {
     name: String,
     revision: u64,
     stream: Streaming<WorkspaceEvent>,
+    first: Option<WorkspaceEvent>,
     tracker: Tracker,
     began: Instant,
     show_logs: bool,
@@ -53,13 +56,19 @@ impl<'a> Follow<'a> {
     /// Begins to watch; nothing that happens from here on is missed.
     pub async fn begin(client: &'a Client, workspace: &Resource, show_logs: bool) -> CliResult<Follow<'a>> {
         let meta = workspace.metadata.clone().unwrap_or_default();
-        let stream = open(client, &meta.uid, 0).await.doing(format!("watch workspace {}", meta.name))?;
+        let doing = format!("watch workspace {}", meta.name);
+        let mut stream = open(client, &meta.uid, 0).await.doing(&doing)?;
+        let first = match tokio::time::timeout(SNAPSHOT_LIMIT, stream.message()).await {
+            Ok(first) => first.doing(&doing)?,
+            Err(_) => None,
+        };
         Ok(Self {
             client,
             uid: meta.uid,
             name: meta.name,
-            revision: 0,
+            revision: first.as_ref().map_or(0, |event| event.revision),
             stream,
+            first,
             tracker: Tracker::default(),
             began: Instant::now(),
             show_logs,
@@ -123,6 +132,9 @@ impl<'a> Follow<'a> {
     }
 
     async fn next(&mut self) -> CliResult<WorkspaceEvent> {
+        if let Some(event) = self.first.take() {
+            return Ok(event);
+        }
         let mut broken_since: Option<Instant> = None;
         let mut pause = Duration::from_millis(50);
         loop {

@@ -243,7 +243,8 @@ async fn ctrl_c_while_waiting_for_a_start_leaves_it_alone() {
 #[tokio::test]
 async fn a_broken_phase_stream_is_resumed_without_a_gap() {
     let (_dir, fake, cordium) = stage().await;
-    *fake.0.break_watch_after.lock().unwrap() = Some(2);
+    // The snapshot and two phases.
+    *fake.0.break_watch_after.lock().unwrap() = Some(3);
     let o = cordium.run(&["run", "dev", "--", "exit", "0"]).await;
     assert_eq!(o.code, 0, "{}", o.err);
     assert!(o.err.contains("phase PREPARING"));

@@ -28,6 +28,38 @@ impl Fake {
         resources.iter().find(is).cloned()
     }
 
+    /// What a watcher gets first: the events after its revision, or every workspace as it is.
+    fn past(&self, request: &WatchWorkspacesRequest) -> (Vec<WorkspaceEvent>, u64) {
+        let events = self.0.events.lock().unwrap();
+        let newest = events.len() as u64;
+        if request.after_revision > 0 {
+            let after = request.after_revision;
+            return (events.iter().filter(|e| e.revision > after).cloned().collect(), after);
+        }
+        let resources = self.0.resources.lock().unwrap();
+        let workspaces = resources.iter().filter(|r| r.kind() == Kind::Workspace);
+        let snapshot = workspaces.map(|r| {
+            let (meta, status) = (r.metadata.clone().unwrap(), r.status.clone().unwrap());
+            let last =
+                events.iter().rev().find_map(|e| e.phase.as_ref().filter(|p| p.workspace_uid == meta.uid));
+            WorkspaceEvent {
+                revision: last.map_or(0, |p| p.revision),
+                phase: Some(PhaseEvent {
+                    workspace_uid: meta.uid,
+                    workspace_name: meta.name,
+                    run_id: status.run.clone().unwrap_or_default().id,
+                    state: status.state,
+                    failure: last.and_then(|p| p.failure.clone()),
+                    snapshot: true,
+                    ..PhaseEvent::default()
+                }),
+                workspace: Some(r.clone()),
+                deleted: false,
+            }
+        });
+        (snapshot.collect(), newest)
+    }
+
     fn workspace(&self, reference: &str) -> Result<Resource, Status> {
         self.find(Kind::Workspace.into(), reference).ok_or_else(|| missing(reference))
     }
@@ -157,21 +189,12 @@ impl Control for Fake {
         let request = request.into_inner();
         self.0.seen.lock().unwrap().watched_after.push(request.after_revision);
         let live = BroadcastStream::new(self.0.live.subscribe()).filter_map(|e| async { e.ok() });
-        let past: Vec<WorkspaceEvent> = self
-            .0
-            .events
-            .lock()
-            .unwrap()
-            .iter()
-            .filter(|e| e.revision > request.after_revision)
-            .cloned()
-            .collect();
-        let mut sent = request.after_revision;
+        let (past, mut sent) = self.past(&request);
         let wanted = request.r#ref;
         let stream = futures::stream::iter(past).chain(live).filter_map(move |e| {
             let phase = e.phase.as_ref().unwrap();
             let ours = wanted.is_empty() || wanted == phase.workspace_uid || wanted == phase.workspace_name;
-            let fresh = e.revision > sent;
+            let fresh = phase.snapshot || e.revision > sent;
             sent = sent.max(e.revision);
             futures::future::ready((ours && fresh).then_some(Ok(e)))
         });
