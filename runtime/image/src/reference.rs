@@ -67,7 +67,9 @@ mod tests {
         ] {
             assert_eq!(ImageRef::parse(text).unwrap().canonical(), canonical);
         }
-        for bad in ["", "UPPER/case", "a b", "oci:", "oci:/x:", "docker-archive:", "a\nb", "x@sha256:12"] {
+        for bad in
+            ["", "example.com/UPPER", "a b", "oci:", "oci:/x:", "docker-archive:", "a\nb", "x@sha256:12"]
+        {
             assert!(matches!(ImageRef::parse(bad), Err(ImageError::Reference { .. })), "{bad}");
         }
     }

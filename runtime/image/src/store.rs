@@ -28,13 +28,16 @@ pub struct ImageStore {
     pub(crate) inner: Arc<Inner>,
 }
 
+/// Reference, credentials, and whether the tag is to be resolved anew.
+type PullKey = (String, Option<Credentials>, bool);
+
 pub(crate) struct Inner {
     pub layout: Layout,
     pub config: StoreConfig,
     /// Also serializes "is it there, and mine from now on" against removal.
     pub tags: Mutex<Tags>,
     pub leases: Arc<LeaseTable>,
-    pub pulls: Flights<(String, Option<Credentials>, bool), Result<Arc<StoredImage>, ImageError>>,
+    pub pulls: Flights<PullKey, Result<Arc<StoredImage>, ImageError>>,
     pub layers: Flights<Digest, Result<(), LayerError>>,
     pub slots: Semaphore,
     _lock: File,

@@ -46,7 +46,10 @@ fn names_that_lead_out_are_refused() {
             ("parent within", Tar::default().file("a/../../evil", b"x")),
             ("hard link out", Tar::default().hardlink("evil", "../../../../etc/passwd")),
             ("hard link to the host's file", Tar::default().hardlink("evil", "/etc/passwd")),
-            ("hard link through a link", Tar::default().symlink("up", "../../..").hardlink("evil", "up/etc/passwd")),
+            (
+                "hard link through a link",
+                Tar::default().symlink("up", "../../..").hardlink("evil", "up/etc/passwd"),
+            ),
             ("hard link to a directory", Tar::default().dir("d/").hardlink("evil", "d")),
             ("hard link to itself", Tar::default().file("a", b"").hardlink("a", "a")),
             ("whiteout of the root", Tar::default().file(".wh.", b"")),
@@ -56,14 +59,26 @@ fn names_that_lead_out_are_refused() {
             ("the root as a link", Tar::default().symlink("./", "/etc")),
             ("a file as a directory", Tar::default().file("a", b"").file("a/b", b"")),
             ("a loop of links", Tar::default().symlink("a", "b").symlink("b", "a").file("a/x", b"")),
-            ("an unknown type", Tar::default().add(Item { path: "x", kind: EntryType::new(b'Z'), ..Item::default() })),
-            ("a user id that nobody has", Tar::default().add(Item { path: "x", uid: 70_000, ..Item::default() })),
-            ("a group id that nobody has", Tar::default().add(Item { path: "x", gid: 65_536, ..Item::default() })),
+            (
+                "an unknown type",
+                Tar::default().add(Item { path: "x", kind: EntryType::new(b'Z'), ..Item::default() }),
+            ),
+            (
+                "a user id that nobody has",
+                Tar::default().add(Item { path: "x", uid: 70_000, ..Item::default() }),
+            ),
+            (
+                "a group id that nobody has",
+                Tar::default().add(Item { path: "x", gid: 65_536, ..Item::default() }),
+            ),
             ("a NUL in a name", Tar::default().pax(&[("path", b"a\0b")]).file("x", b"")),
         ];
         for (what, tar) in table {
             let error = refused(what, image::gzip(&tar.finish()), |_| {}).await;
-            assert!(matches!(&error, LayerError::Entry { entry, .. } if !entry.is_empty()), "{what}: {error:?}");
+            assert!(
+                matches!(&error, LayerError::Entry { entry, .. } if !entry.is_empty()),
+                "{what}: {error:?}"
+            );
         }
     });
 }
@@ -126,7 +141,8 @@ fn whiteouts_become_those_of_the_overlay() {
         assert_eq!(std::fs::read(root.join("a/both")).unwrap(), b"stays");
         let opaque = |path: &str| {
             let mut value = [0; 8];
-            rustix::fs::getxattr(root.join(path), "user.overlay.opaque", &mut value).map(|n| value[..n].to_vec())
+            rustix::fs::getxattr(root.join(path), "user.overlay.opaque", &mut value)
+                .map(|n| value[..n].to_vec())
         };
         for path in ["b", "c/dir", "d/dir"] {
             assert_eq!(opaque(path).as_deref(), Ok(b"y".as_slice()), "{path}");
@@ -146,9 +162,22 @@ fn owners_modes_and_attributes() {
             &fixture,
             Tar::default()
                 .add(Item { path: "sudo", mode: 0o4755, data: b"x", ..Item::default() })
-                .add(Item { path: "owned", mode: 0o6711, uid: 1000, gid: 65_535, data: b"x", ..Item::default() })
+                .add(Item {
+                    path: "owned",
+                    mode: 0o6711,
+                    uid: 1000,
+                    gid: 65_535,
+                    data: b"x",
+                    ..Item::default()
+                })
                 .add(Item { path: "tmp/", kind: EntryType::Directory, mode: 0o1777, ..Item::default() })
-                .add(Item { path: "shared/", kind: EntryType::Directory, mode: 0o2775, gid: 7, ..Item::default() })
+                .add(Item {
+                    path: "shared/",
+                    kind: EntryType::Directory,
+                    mode: 0o2775,
+                    gid: 7,
+                    ..Item::default()
+                })
                 .add(Item { path: "shared/sub/", kind: EntryType::Directory, mode: 0o755, ..Item::default() })
                 .file("shared/sub/file", b"")
                 .add(Item { path: "shut/", kind: EntryType::Directory, mode: 0o000, ..Item::default() })
@@ -156,7 +185,13 @@ fn owners_modes_and_attributes() {
                 .add(Item { path: "null", kind: EntryType::Char, device: Some((1, 3)), ..Item::default() })
                 .add(Item { path: "disk", kind: EntryType::Block, device: Some((8, 0)), ..Item::default() })
                 .add(Item { path: "pipe", kind: EntryType::Fifo, mode: 0o600, ..Item::default() })
-                .add(Item { path: "link", kind: EntryType::Symlink, link: "owned", uid: 5, ..Item::default() })
+                .add(Item {
+                    path: "link",
+                    kind: EntryType::Symlink,
+                    link: "owned",
+                    uid: 5,
+                    ..Item::default()
+                })
                 .hardlink("again", "owned")
                 .pax(&[
                     ("SCHILY.xattr.security.capability", &capability),
@@ -172,7 +207,10 @@ fn owners_modes_and_attributes() {
         let stat = |path: &str| std::fs::symlink_metadata(root.join(path)).unwrap();
         assert_eq!((stat("").uid(), stat("").mode() & 0o7777), (ids.uid_start, 0o755));
         assert_eq!((stat("sudo").uid(), stat("sudo").mode() & 0o7777), (ids.uid_start, 0o4755));
-        assert_eq!((stat("owned").uid(), stat("owned").gid()), (ids.uid_start + 1000, ids.gid_start + 65_535));
+        assert_eq!(
+            (stat("owned").uid(), stat("owned").gid()),
+            (ids.uid_start + 1000, ids.gid_start + 65_535)
+        );
         assert_eq!(stat("owned").mode() & 0o7777, 0o6711);
         assert_eq!(stat("owned").ino(), stat("again").ino());
         assert_eq!((stat("tmp").mode() & 0o7777, stat("tmp").mtime()), (0o1777, 1_700_000_000));
@@ -249,14 +287,22 @@ fn size_tricks() {
         let error = refused("a huge PAX size", image::gzip(&huge.finish()), |_| {}).await;
         assert_eq!(error.kind(), ErrorKind::Exhausted, "{error}");
         let ends = Tar::default().pax(&[("size", b"100000")]).file("x", b"");
-        assert!(matches!(refused("a PAX size beyond the end", image::gzip(&ends.finish()), |_| {}).await,
-            LayerError::Stream { .. }));
+        assert!(matches!(
+            refused("a PAX size beyond the end", image::gzip(&ends.finish()), |_| {}).await,
+            LayerError::Stream { .. }
+        ));
         let long = "n".repeat(300);
         let name = Tar::default().pax(&[("path", long.as_bytes())]).file("x", b"");
-        assert_eq!(refused("a long name", image::gzip(&name.finish()), |_| {}).await.kind(), ErrorKind::Exhausted);
+        assert_eq!(
+            refused("a long name", image::gzip(&name.finish()), |_| {}).await.kind(),
+            ErrorKind::Exhausted
+        );
         let deep = "d/".repeat(1000);
         let path = Tar::default().pax(&[("path", deep.as_bytes())]).file("x", b"");
-        assert_eq!(refused("a deep path", image::gzip(&path.finish()), |_| {}).await.kind(), ErrorKind::Exhausted);
+        assert_eq!(
+            refused("a deep path", image::gzip(&path.finish()), |_| {}).await.kind(),
+            ErrorKind::Exhausted
+        );
     });
 }
 
@@ -280,7 +326,11 @@ fn bombs() {
         encoder.write_all(&[0; 1024]).unwrap();
         let blob = encoder.finish().unwrap();
         assert!((1 << 30) / blob.len() > 1000, "it is a 1000:1 bomb");
-        let layer = Layer { blob, diff_id: image::sha256(b""), media_type: "application/vnd.oci.image.layer.v1.tar+gzip" };
+        let layer = Layer {
+            blob,
+            diff_id: image::sha256(b""),
+            media_type: "application/vnd.oci.image.layer.v1.tar+gzip",
+        };
         let error = refused("1000:1", layer.clone(), |_| {}).await;
         assert!(matches!(&error, LayerError::Limit { what, .. } if what == "compression ratio"), "{error}");
         let error = refused("too large", layer, |config| {
@@ -313,9 +363,17 @@ fn ten_million_empty_entries() {
             encoder.write_all(header.as_bytes()).unwrap();
         }
         let blob = encoder.finish().unwrap();
-        let layer = Layer { blob, diff_id: image::sha256(b""), media_type: "application/vnd.oci.image.layer.v1.tar+gzip" };
-        let error = refused("ten million entries", layer, |config| config.limits.layer_entries = 50_000).await;
-        assert!(matches!(&error, LayerError::Limit { what, limit: 50_000, .. } if what == "number of entries"), "{error}");
+        let layer = Layer {
+            blob,
+            diff_id: image::sha256(b""),
+            media_type: "application/vnd.oci.image.layer.v1.tar+gzip",
+        };
+        let error =
+            refused("ten million entries", layer, |config| config.limits.layer_entries = 50_000).await;
+        assert!(
+            matches!(&error, LayerError::Limit { what, limit: 50_000, .. } if what == "number of entries"),
+            "{error}"
+        );
     });
 }
 

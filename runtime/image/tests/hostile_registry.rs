@@ -84,7 +84,10 @@ fn a_registry_that_always_closes() {
 fn a_truncated_layer() {
     as_user("a_truncated_layer", || async {
         let error = layer_fails(Trick::Truncate).await;
-        assert!(matches!(&error, LayerError::Download { reason, .. } if reason.contains("ended after")), "{error}");
+        assert!(
+            matches!(&error, LayerError::Download { reason, .. } if reason.contains("ended after")),
+            "{error}"
+        );
     });
 }
 

@@ -74,7 +74,8 @@ fn a_manifest_list() {
         let put = client.put(format!("{repository}/manifests/multi")).header("Content-Type", kind);
         let answer = put.body(index.to_string()).send().await.unwrap();
         assert!(answer.status().is_success(), "{}", answer.text().await.unwrap());
-        let image = fixture.store().ensure(&reference.replace(":v1", ":multi"), None, no_progress()).await.unwrap();
+        let image =
+            fixture.store().ensure(&reference.replace(":v1", ":multi"), None, no_progress()).await.unwrap();
         assert_eq!(image.digest, digest);
         drop(server);
     });
@@ -92,7 +93,8 @@ fn credentials_and_a_private_authority() {
         std::fs::write(&key_file, key.signing_key.serialize_pem()).unwrap();
         // "user" with the password "pass", as `htpasswd -B` writes it.
         let htpasswd = dir.join("htpasswd");
-        std::fs::write(&htpasswd, "user:$2y$05$TPN15bodVUP3rPEbG8nkx.OSELBibQNR.arm2asij20pft7lCEViy\n").unwrap();
+        std::fs::write(&htpasswd, "user:$2y$05$TPN15bodVUP3rPEbG8nkx.OSELBibQNR.arm2asij20pft7lCEViy\n")
+            .unwrap();
         let auth = format!("auth: {{htpasswd: {{realm: test, path: {}}}}}\n", htpasswd.display());
         let tls = format!("  tls: {{certificate: {}, key: {}}}\n", cert_file.display(), key_file.display());
         let server = Server::start(&dir, &tls, &auth);
@@ -118,7 +120,10 @@ fn credentials_and_a_private_authority() {
         store.pull(&reference, None, no_progress()).await.unwrap();
         drop(store);
 
-        config.registries.registries.insert(host, Registry { plain_http: Some(false), ..Registry::default() });
+        config
+            .registries
+            .registries
+            .insert(host, Registry { plain_http: Some(false), ..Registry::default() });
         let error = fixture.store_with(config).pull(&reference, None, no_progress()).await.unwrap_err();
         assert!(error.to_string().to_lowercase().contains("certificate"), "{error}");
     });
@@ -137,7 +142,10 @@ fn a_mirror_comes_first_and_may_fail() {
         let layout = format!("oci:{}:t", fixture.path("oci").display());
         server.push(&layout, "team/library/app:v1", &[]);
         let image = store.ensure("app:v1", None, no_progress()).await.unwrap();
-        assert_eq!((image.digest.as_str(), image.reference.as_str()), (digest.as_str(), "docker.io/library/app:v1"));
+        assert_eq!(
+            (image.digest.as_str(), image.reference.as_str()),
+            (digest.as_str(), "docker.io/library/app:v1")
+        );
         drop(reference);
     });
 }
@@ -155,7 +163,8 @@ fn layouts_and_archives() {
         let error = store.ensure(&format!("{untagged}:nope"), None, no_progress()).await.unwrap_err();
         assert!(error.to_string().contains("it has: t"), "{error}");
 
-        let plain = image::image(&[image::plain(Tar::default().file("p", b"q").finish()), image.layers[0].clone()]);
+        let plain =
+            image::image(&[image::plain(Tar::default().file("p", b"q").finish()), image.layers[0].clone()]);
         let archive = plain.write_archive(&fixture.path("saved.tar"));
         let saved = store.ensure(&archive, None, no_progress()).await.unwrap();
         assert_eq!(std::fs::read(saved.layers[0].join("p")).unwrap(), b"q");

@@ -19,7 +19,7 @@ use crate::reference::ImageRef;
 use crate::registries::Credentials;
 
 pub(crate) enum Source {
-    Registry(registry::RegistrySource),
+    Registry(Box<registry::RegistrySource>),
     Layout(layout::LayoutSource),
     Archive(archive::ArchiveSource),
 }
@@ -43,7 +43,7 @@ impl Source {
     pub(crate) fn new(image: &ImageRef, auth: Option<Credentials>, config: &StoreConfig) -> Self {
         match image {
             ImageRef::Registry(reference) => {
-                Self::Registry(registry::RegistrySource::new(reference.clone(), auth, config))
+                Self::Registry(Box::new(registry::RegistrySource::new(reference.clone(), auth, config)))
             }
             ImageRef::Layout { dir, tag } => {
                 Self::Layout(layout::LayoutSource::new(image.canonical(), dir.clone(), tag.clone(), config))

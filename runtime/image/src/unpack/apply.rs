@@ -80,9 +80,9 @@ impl Applier {
                 if self.tree.is_dir(&path) {
                     return self.tree.set_opaque(&path);
                 }
-                let meta = Meta::default_dir();
-                let inherits = false;
-                self.pool.submit(Job { dir: place.fd, inherits, name, path, leaf: Leaf::Whiteout, meta })
+                // Made at once, not by a writer, so that a directory of this name finds it.
+                let (dir, meta) = (place.fd, Meta::default_dir());
+                leaf::create(&Job { dir, inherits: false, name, path, leaf: Leaf::Whiteout, meta })
             }
             Target::Path { parent, name } => self.path(entry, &parent, name, tar),
         }

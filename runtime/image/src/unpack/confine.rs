@@ -36,7 +36,6 @@ pub(crate) fn enter(dir: BorrowedFd<'_>) -> Result<Vec<String>, Fault> {
     become_root_id()?;
     nix::unistd::fchdir(dir).map_err(failed("entering the directory"))?;
     nix::unistd::chroot(".").map_err(failed("changing the root directory"))?;
-    nix::unistd::chdir("/").map_err(failed("entering the directory"))?;
     rustix::process::umask(rustix::fs::Mode::empty());
     limit_resources();
     drop_capabilities()?;

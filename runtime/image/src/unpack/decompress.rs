@@ -152,7 +152,7 @@ fn pump<R: Read>(
 
 enum Decoder<'a, R: Read> {
     Plain(&'a mut Counted<R>),
-    Gzip(MultiGzDecoder<&'a mut Counted<R>>),
+    Gzip(Box<MultiGzDecoder<&'a mut Counted<R>>>),
     Zstd(zstd::Decoder<'static, &'a mut Counted<R>>),
 }
 
@@ -161,7 +161,7 @@ impl<'a, R: Read> Decoder<'a, R> {
         let unreadable = |e: io::Error| Fault::Stream { reason: format!("reading: {e}") };
         let start = input.fill_buf().map_err(unreadable)?;
         Ok(match start {
-            [0x1f, 0x8b, ..] => Self::Gzip(MultiGzDecoder::new(input)),
+            [0x1f, 0x8b, ..] => Self::Gzip(Box::new(MultiGzDecoder::new(input))),
             [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => {
                 let mut decoder = zstd::Decoder::with_buffer(input).map_err(unreadable)?;
                 decoder.window_log_max(ZSTD_WINDOW_LOG).map_err(unreadable)?;

@@ -36,7 +36,7 @@ pub(crate) struct Entry {
     pub uid: u64,
     pub gid: u64,
     pub mtime: (i64, u32),
-    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub xattrs: Vec<Record>,
 }
 
 /// A reader that can pass over bytes more cheaply than reading them.
@@ -53,11 +53,14 @@ pub(crate) struct TarReader<R> {
     position: u64,
 }
 
+/// A key and its value.
+pub(crate) type Record = (Vec<u8>, Vec<u8>);
+
 #[derive(Default)]
 struct Extensions {
     long_name: Option<Vec<u8>>,
     long_link: Option<Vec<u8>>,
-    pax: Vec<(Vec<u8>, Vec<u8>)>,
+    pax: Vec<Record>,
 }
 
 impl<R: Skip> TarReader<R> {
@@ -285,7 +288,7 @@ fn kind_of(kind: EntryType, path: &[u8]) -> Result<Kind, Fault> {
     })
 }
 
-fn apply_pax(entry: &mut Entry, records: Vec<(Vec<u8>, Vec<u8>)>) -> Result<(), Fault> {
+fn apply_pax(entry: &mut Entry, records: Vec<Record>) -> Result<(), Fault> {
     fn number(entry: &Entry, key: &str, value: &[u8]) -> Result<u64, Fault> {
         std::str::from_utf8(value)
             .ok()
@@ -320,7 +323,7 @@ fn apply_pax(entry: &mut Entry, records: Vec<(Vec<u8>, Vec<u8>)>) -> Result<(), 
 }
 
 /// `LENGTH KEY=VALUE\n`, the length counting itself; values may hold any byte.
-fn pax_records(mut data: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Fault> {
+fn pax_records(mut data: &[u8]) -> Result<Vec<Record>, Fault> {
     let bad = || stream("a PAX header is damaged");
     let mut records = Vec::new();
     while !data.is_empty() && data[0] != 0 {

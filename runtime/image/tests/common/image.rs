@@ -28,7 +28,16 @@ pub struct Item<'a> {
 
 impl Default for Item<'_> {
     fn default() -> Self {
-        Self { path: "", kind: EntryType::Regular, data: b"", link: "", mode: 0o644, uid: 0, gid: 0, device: None }
+        Self {
+            path: "",
+            kind: EntryType::Regular,
+            data: b"",
+            link: "",
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+            device: None,
+        }
     }
 }
 
@@ -37,7 +46,8 @@ impl Tar {
         let mut header = Header::new_gnu();
         {
             let old = header.as_old_mut();
-            old.name[..item.path.len().min(100)].copy_from_slice(&item.path.as_bytes()[..item.path.len().min(100)]);
+            old.name[..item.path.len().min(100)]
+                .copy_from_slice(&item.path.as_bytes()[..item.path.len().min(100)]);
             old.linkname[..item.link.len()].copy_from_slice(item.link.as_bytes());
         }
         header.set_entry_type(item.kind);
@@ -189,12 +199,12 @@ impl Image {
 
 /// A small ordinary image of two layers.
 pub fn ordinary() -> Image {
-    let base = Tar::default().dir("etc/").file("etc/os-release", b"ID=test\n").dir("usr/").dir("usr/bin/").add(Item {
-        path: "usr/bin/x",
-        data: &vec![b'x'; 700_000],
-        mode: 0o755,
-        ..Item::default()
-    });
+    let base = Tar::default()
+        .dir("etc/")
+        .file("etc/os-release", b"ID=test\n")
+        .dir("usr/")
+        .dir("usr/bin/")
+        .add(Item { path: "usr/bin/x", data: &vec![b'x'; 700_000], mode: 0o755, ..Item::default() });
     let top = Tar::default().file("etc/.wh.os-release", b"").file("etc/hello", b"hello");
     image(&[gzip(&base.finish()), zstd(&top.finish())])
 }

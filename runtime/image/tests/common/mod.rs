@@ -78,13 +78,16 @@ impl Drop for Fixture {
     fn drop(&mut self) {
         let root = self.dir.path().join("cleanup");
         let tool = env!("CARGO_BIN_EXE_cordium-image-tool");
-        let _ = std::process::Command::new(tool).arg("remove-tree").arg(&root).arg(self.path("store")).status();
+        let _ =
+            std::process::Command::new(tool).arg("remove-tree").arg(&root).arg(self.path("store")).status();
     }
 }
 
 pub fn names(dir: &Path) -> Vec<String> {
-    let mut list: Vec<String> =
-        std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().to_string_lossy().into_owned()).collect();
+    let mut list: Vec<String> = std::fs::read_dir(dir)
+        .unwrap()
+        .map(|e| e.unwrap().file_name().to_string_lossy().into_owned())
+        .collect();
     list.sort();
     list
 }

@@ -173,7 +173,9 @@ async fn serve(stream: TcpStream, state: Arc<State>) -> std::io::Result<()> {
     if path.contains("/manifests/") {
         return manifest(out, trick, &state).await;
     }
-    let Some((_, digest)) = path.rsplit_once("/blobs/") else { return answer(out, "200 OK", "", b"{}").await };
+    let Some((_, digest)) = path.rsplit_once("/blobs/") else {
+        return answer(out, "200 OK", "", b"{}").await;
+    };
     let blob = state.blobs.lock().unwrap().get(digest).cloned();
     let Some(blob) = blob else { return answer(out, "404 Not Found", "", b"").await };
     if !state.layers.lock().unwrap().iter().any(|layer| layer == digest) {
@@ -244,7 +246,8 @@ async fn partial(out: &mut TcpStream, blob: &[u8], end: usize) -> std::io::Resul
 }
 
 async fn answer(out: &mut TcpStream, status: &str, headers: &str, body: &[u8]) -> std::io::Result<()> {
-    let head = format!("HTTP/1.1 {status}\r\n{headers}Content-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+    let head =
+        format!("HTTP/1.1 {status}\r\n{headers}Content-Length: {}\r\nConnection: close\r\n\r\n", body.len());
     out.write_all(head.as_bytes()).await?;
     out.write_all(body).await?;
     out.flush().await

@@ -16,7 +16,9 @@ pub fn as_user<F: Future<Output = ()>>(name: &str, body: impl FnOnce() -> F) {
         return again(name);
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    runtime.block_on(async { tokio::time::timeout(Duration::from_secs(300), body()).await.expect("test timed out") });
+    runtime.block_on(async {
+        tokio::time::timeout(Duration::from_secs(300), body()).await.expect("test timed out")
+    });
 }
 
 fn again(name: &str) {
@@ -32,7 +34,8 @@ fn again(name: &str) {
         .gid(user.gid.as_raw())
         .output()
         .unwrap();
-    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let text =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "as {USER}:\n{text}");
     assert!(text.contains("1 passed"), "the test did not run as {USER}:\n{text}");
 }
