@@ -7,6 +7,8 @@ pub mod journal;
 mod migrations;
 pub mod nodes;
 pub mod records;
+#[cfg(test)]
+mod tests;
 pub mod workspaces;
 
 use std::{
