@@ -6,16 +6,28 @@
 //!
 //! One broker serves all workspaces of a node. It is its own process so that it outlives a supervisor restart and so
 //! that it can confine itself harder than the supervisor could.
-#![forbid(unsafe_code)]
 
 mod client;
+mod confine;
+mod dns;
 mod fdpass;
+mod flow;
+mod limiter;
+mod main_loop;
 mod nft;
+mod node;
+mod policy;
+mod protected;
+mod seccomp;
+mod server;
+mod splice;
+mod sys;
 mod wire;
 
 use std::net::Ipv4Addr;
 
 pub use client::{RegisterError, Registered, register};
+pub use main_loop::broker_main;
 pub use nft::nft_ruleset;
 pub use wire::{PROTOCOL_VERSION, Policy, Registration};
 

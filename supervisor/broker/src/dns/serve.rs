@@ -1,0 +1,173 @@
+//! The sockets of one workspace's name server.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hickory_proto::op::ResponseCode;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tracing::{debug, warn};
+
+use super::message::{Action, MAX_QUERY, Question, act};
+use super::upstream::Upstreams;
+use crate::limiter::Limiter;
+use crate::policy::Rules;
+
+/// Queries of one workspace that wait for an upstream.
+const MAX_QUERIES: usize = 256;
+const MAX_STREAMS: usize = 64;
+const STREAM_IDLE: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_millis(50);
+const MAX_ANSWER: usize = 65_535;
+
+/// One workspace's view of the name space.
+pub(crate) struct Names {
+    workspace: String,
+    rules: Arc<Rules>,
+    upstreams: Arc<Upstreams>,
+    queries: Arc<Semaphore>,
+    log: Limiter,
+}
+
+impl Names {
+    pub(crate) fn new(workspace: String, rules: Arc<Rules>, upstreams: Arc<Upstreams>) -> Self {
+        Self {
+            workspace,
+            rules,
+            upstreams,
+            queries: Arc::new(Semaphore::new(MAX_QUERIES)),
+            log: Limiter::new(),
+        }
+    }
+
+    pub(crate) async fn serve_udp(self: Arc<Self>, socket: UdpSocket) {
+        let socket = Arc::new(socket);
+        let mut waiting = JoinSet::new();
+        let mut packet = vec![0; MAX_QUERY + 1];
+        loop {
+            tokio::select! {
+                received = socket.recv_from(&mut packet) => {
+                    let (length, client) = match received {
+                        Ok(received) => received,
+                        Err(error) => {
+                            self.failed(&error, "receiving a query").await;
+                            continue;
+                        }
+                    };
+                    match self.admit(&packet[..length]) {
+                        Verdict::Ignore => {}
+                        // A client that does not take its answer loses it, as on any network.
+                        Verdict::Reply(reply) => drop(socket.try_send_to(&reply, client)),
+                        Verdict::Ask(question, permit) => {
+                            let (names, socket) = (Arc::clone(&self), Arc::clone(&socket));
+                            waiting.spawn(async move {
+                                let answer = names.resolve(&question, question.udp_limit, false).await;
+                                drop(permit);
+                                drop(socket.send_to(&answer, client).await);
+                            });
+                        }
+                    }
+                }
+                Some(_) = waiting.join_next() => {}
+            }
+        }
+    }
+
+    pub(crate) async fn serve_tcp(self: Arc<Self>, listener: TcpListener) {
+        let mut streams = JoinSet::new();
+        loop {
+            tokio::select! {
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, _)) if streams.len() < MAX_STREAMS => {
+                        let names = Arc::clone(&self);
+                        streams.spawn(async move { names.serve_stream(stream).await });
+                    }
+                    Ok((stream, _)) => drop(stream.set_zero_linger()),
+                    Err(error) => self.failed(&error, "accepting a query").await,
+                },
+                Some(_) = streams.join_next() => {}
+            }
+        }
+    }
+
+    async fn serve_stream(&self, mut stream: TcpStream) {
+        if let Err(error) = self.answer_stream(&mut stream).await
+            && error.kind() != io::ErrorKind::UnexpectedEof
+        {
+            debug!(workspace = self.workspace, %error, "serving queries over a stream");
+        }
+    }
+
+    async fn answer_stream(&self, stream: &mut TcpStream) -> io::Result<()> {
+        loop {
+            let query = timeout(STREAM_IDLE, read_framed(stream)).await??;
+            let reply = match self.admit(&query) {
+                Verdict::Ignore => return Ok(()),
+                Verdict::Reply(reply) => reply,
+                Verdict::Ask(question, _permit) => self.resolve(&question, MAX_ANSWER, true).await,
+            };
+            let length = u16::try_from(reply.len()).map_err(|_| io::ErrorKind::InvalidData)?;
+            let framed = [&length.to_be_bytes()[..], &reply].concat();
+            timeout(STREAM_IDLE, stream.write_all(&framed)).await??;
+        }
+    }
+
+    fn admit(&self, packet: &[u8]) -> Verdict {
+        match act(packet, self.rules.gateway(), self.rules.resolves()) {
+            Action::Ignore => Verdict::Ignore,
+            Action::Reply(reply) => Verdict::Reply(reply),
+            Action::Forward(question) => match Arc::clone(&self.queries).try_acquire_owned() {
+                Ok(permit) => Verdict::Ask(question, permit),
+                Err(_) => {
+                    if let Some(suppressed) = self.log.admit() {
+                        warn!(
+                            workspace = self.workspace,
+                            suppressed, "query refused: {MAX_QUERIES} are waiting already"
+                        );
+                    }
+                    Verdict::Reply(question.refusal(ResponseCode::ServFail))
+                }
+            },
+        }
+    }
+
+    async fn resolve(&self, question: &Question, limit: usize, stream: bool) -> Vec<u8> {
+        match self.upstreams.ask(question, stream).await {
+            Some(answer) => question.incoming(answer, limit),
+            None => {
+                if let Some(suppressed) = self.log.admit() {
+                    let name = question.name();
+                    warn!(workspace = self.workspace, name, suppressed, "no name server answers");
+                }
+                question.refusal(ResponseCode::ServFail)
+            }
+        }
+    }
+
+    async fn failed(&self, error: &io::Error, doing: &str) {
+        if let Some(suppressed) = self.log.admit() {
+            warn!(workspace = self.workspace, %error, suppressed, "{doing}");
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+enum Verdict {
+    Ignore,
+    Reply(Vec<u8>),
+    Ask(Question, OwnedSemaphorePermit),
+}
+
+async fn read_framed(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
+    let length = usize::from(stream.read_u16().await?);
+    if length > MAX_QUERY {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "query is too long"));
+    }
+    let mut packet = vec![0; length];
+    stream.read_exact(&mut packet).await?;
+    Ok(packet)
+}

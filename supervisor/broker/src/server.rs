@@ -1,0 +1,211 @@
+//! The registration socket: one connection a workspace, and its listeners live as long as it does.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType, accept_with, sockopt};
+use tokio::io::unix::AsyncFd;
+use tokio::net::{TcpListener, UdpSocket};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tracing::{info, warn};
+
+use crate::dns::{Names, Upstreams};
+use crate::fdpass;
+use crate::flow::Flows;
+use crate::limiter::Limiter;
+use crate::policy::Rules;
+use crate::splice::Pipes;
+use crate::wire::{DESCRIPTORS, Hello, MAX_MESSAGE, Registration, Reply};
+
+const MAX_WORKSPACES: usize = 4096;
+/// A keeper has its message ready when it connects.
+const HELLO: Duration = Duration::from_secs(5);
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// What all workspaces share.
+pub(crate) struct Shared {
+    pub pipes: Arc<Pipes>,
+    pub upstreams: Arc<Upstreams>,
+    /// Most flows that one workspace may have open.
+    pub flow_limit: usize,
+}
+
+/// A gateway's sockets, checked and ready.
+struct Sockets {
+    tcp: TcpListener,
+    udp_dns: UdpSocket,
+    tcp_dns: TcpListener,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum HandshakeError {
+    #[error("the peer is user {0}, not this broker's user")]
+    Stranger(u32),
+    #[error("reading the peer's credentials: {0}")]
+    Credentials(io::Error),
+    #[error("the peer sent nothing in time")]
+    Silent,
+    #[error("receiving the registration: {0}")]
+    Receive(io::Error),
+    #[error("{0}")]
+    Invalid(String),
+    #[error("taking over the {socket} socket: {source}")]
+    Socket { socket: &'static str, source: io::Error },
+    #[error("answering: {0}")]
+    Answer(io::Error),
+}
+
+/// Accepts keepers until it is dropped.
+pub(crate) async fn serve(listener: AsyncFd<OwnedFd>, shared: Arc<Shared>) {
+    let mut workspaces = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = accept(&listener) => accepted,
+            Some(_) = workspaces.join_next() => continue,
+        };
+        match accepted {
+            Ok(_) if workspaces.len() >= MAX_WORKSPACES => {
+                warn!("registration refused: {MAX_WORKSPACES} workspaces are registered");
+            }
+            Ok(connection) => {
+                let shared = Arc::clone(&shared);
+                workspaces.spawn(async move { serve_keeper(connection, &shared).await });
+            }
+            Err(error) => {
+                warn!(%error, "accepting a keeper");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn accept(listener: &AsyncFd<OwnedFd>) -> io::Result<AsyncFd<OwnedFd>> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let connection = loop {
+        let mut ready = listener.readable().await?;
+        match ready.try_io(|listener| Ok(accept_with(listener, flags)?)) {
+            Ok(accepted) => break accepted?,
+            Err(_) => continue,
+        }
+    };
+    crate::sys::watch(connection)
+}
+
+async fn serve_keeper(connection: AsyncFd<OwnedFd>, shared: &Shared) {
+    let (registration, sockets) = match handshake(&connection).await {
+        Ok(registered) => registered,
+        Err(error) => {
+            warn!(%error, "registration refused");
+            // Told if the peer still listens; it is refused either way.
+            let _ = answer(&connection, &Reply::Error(error.to_string()));
+            return;
+        }
+    };
+    let workspace = registration.workspace.clone();
+    info!(workspace, policy = ?registration.policy, host_ports = ?registration.host_ports, "workspace registered");
+    let mut tasks = start(registration, sockets, shared);
+    // Nothing more is said on the connection: a message, like its end, ends the registration.
+    let _ = receive(&connection).await;
+    tasks.shutdown().await;
+    info!(workspace, "workspace unregistered");
+}
+
+async fn handshake(connection: &AsyncFd<OwnedFd>) -> Result<(Registration, Sockets), HandshakeError> {
+    let peer =
+        sockopt::socket_peercred(connection).map_err(|error| HandshakeError::Credentials(error.into()))?;
+    if peer.uid != rustix::process::geteuid() {
+        return Err(HandshakeError::Stranger(peer.uid.as_raw()));
+    }
+    let (message, descriptors) = timeout(HELLO, receive(connection))
+        .await
+        .map_err(|_| HandshakeError::Silent)?
+        .map_err(HandshakeError::Receive)?;
+    let registration = Hello::parse(&message).map_err(HandshakeError::Invalid)?;
+    let count = descriptors.len();
+    let [tcp, udp_dns, tcp_dns] = <[OwnedFd; DESCRIPTORS]>::try_from(descriptors).map_err(|_| {
+        HandshakeError::Invalid(format!("{count} descriptors came; {DESCRIPTORS} are needed"))
+    })?;
+    let failed = |socket| move |source| HandshakeError::Socket { socket, source };
+    let sockets = Sockets {
+        tcp: listener(tcp).map_err(failed("tcp"))?,
+        udp_dns: datagram(udp_dns).map_err(failed("udp dns"))?,
+        tcp_dns: listener(tcp_dns).map_err(failed("tcp dns"))?,
+    };
+    answer(connection, &Reply::Ok).map_err(HandshakeError::Answer)?;
+    Ok((registration, sockets))
+}
+
+fn start(registration: Registration, sockets: Sockets, shared: &Shared) -> JoinSet<()> {
+    let rules = Arc::new(Rules::new(&registration));
+    let names = Names::new(registration.workspace.clone(), Arc::clone(&rules), Arc::clone(&shared.upstreams));
+    let names = Arc::new(names);
+    let flows = Arc::new(Flows {
+        workspace: registration.workspace,
+        rules,
+        pipes: Arc::clone(&shared.pipes),
+        log: Limiter::new(),
+        limit: shared.flow_limit,
+    });
+    let mut tasks = JoinSet::new();
+    tasks.spawn(flows.serve(sockets.tcp));
+    tasks.spawn(Arc::clone(&names).serve_udp(sockets.udp_dns));
+    tasks.spawn(names.serve_tcp(sockets.tcp_dns));
+    tasks
+}
+
+async fn receive(connection: &AsyncFd<OwnedFd>) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
+    loop {
+        let mut ready = connection.readable().await?;
+        if let Ok(received) = ready.try_io(|socket| fdpass::receive(socket, MAX_MESSAGE)) {
+            return received;
+        }
+    }
+}
+
+/// One short message into an empty buffer: it does not block.
+fn answer(connection: &AsyncFd<OwnedFd>, reply: &Reply) -> io::Result<()> {
+    fdpass::send(connection, &serde_json::to_vec(reply)?, &[])
+}
+
+fn check(socket: &OwnedFd, kind: SocketType, listening: bool) -> io::Result<()> {
+    let domain = sockopt::socket_domain(socket)?;
+    let inet = domain == AddressFamily::INET || domain == AddressFamily::INET6;
+    if !inet || sockopt::socket_type(socket)? != kind || sockopt::socket_acceptconn(socket)? != listening {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "it is not the kind of socket that is needed",
+        ));
+    }
+    rustix::io::ioctl_fionbio(socket.as_fd(), true)?;
+    Ok(())
+}
+
+fn listener(socket: OwnedFd) -> io::Result<TcpListener> {
+    check(&socket, SocketType::STREAM, true)?;
+    TcpListener::from_std(std::net::TcpListener::from(socket))
+}
+
+fn datagram(socket: OwnedFd) -> io::Result<UdpSocket> {
+    check(&socket, SocketType::DGRAM, false)?;
+    UdpSocket::from_std(std::net::UdpSocket::from(socket))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn only_the_right_kinds_of_socket_are_taken() {
+        let tcp = || OwnedFd::from(std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+        let udp = || OwnedFd::from(std::net::UdpSocket::bind("127.0.0.1:0").unwrap());
+        assert!(listener(tcp()).is_ok());
+        assert!(datagram(udp()).is_ok());
+        assert!(listener(udp()).is_err());
+        assert!(datagram(tcp()).is_err());
+        assert!(listener(rustix::pipe::pipe().unwrap().0).is_err());
+    }
+}
