@@ -30,6 +30,15 @@ impl Inner {
         Ok(Pruned { images, layers: doomed.trees.len(), bytes: doomed.bytes })
     }
 
+    /// Removes layers that belong to no image.
+    pub(crate) async fn sweep_layers(&self) -> Result<(), ImageError> {
+        let doomed = {
+            let _tags = self.tags();
+            self.detach_layers(&catalog::load_records(&self.layout)?)?
+        };
+        self.delete(&doomed).await
+    }
+
     fn detach(&self, reference: &str) -> Result<Doomed, ImageError> {
         let missing = || ImageError::NotStored { reference: reference.to_owned() };
         let mut tags = self.tags();

@@ -8,7 +8,7 @@ use futures::stream::FuturesUnordered;
 
 use crate::atomic;
 use crate::catalog::{self, ImageRecord, LayerRecord, Tag};
-use crate::error::{ImageError, LayerError};
+use crate::error::{ErrorKind, ImageError, LayerError};
 use crate::lease::Lease;
 use crate::progress::{Progress, ProgressSink, Step};
 use crate::reference::ImageRef;
@@ -33,9 +33,18 @@ impl Inner {
             let inner = Arc::clone(self);
             async move {
                 let (name, limit) = (image.canonical(), inner.config.timeouts.pull);
-                tokio::time::timeout(limit, inner.run_pull(image, auth, hub, fresh))
+                let result = tokio::time::timeout(limit, inner.run_pull(image, auth, hub, fresh))
                     .await
-                    .unwrap_or(Err(ImageError::PullTimeout { image: name, seconds: limit.as_secs() }))
+                    .unwrap_or(Err(ImageError::PullTimeout { image: name, seconds: limit.as_secs() }));
+                // Finished layers of a bad image go with it; after a mere interruption they are what the next
+                // attempt need not fetch again.
+                if let Err(error) = &result
+                    && error.kind() != ErrorKind::Unavailable
+                    && let Err(error) = inner.sweep_layers().await
+                {
+                    tracing::warn!(%error, "cannot remove the layers of a failed pull");
+                }
+                result
             }
         });
         flight.wait().await.unwrap_or(Err(ImageError::Lost { image: name }))

@@ -42,7 +42,7 @@ fn a_real_registry() {
         assert_eq!(image.config.config().as_ref().unwrap().env().as_ref().unwrap(), &["A=b"]);
         check_ordinary(&image.layers);
         fixture.assert_staging_empty().await;
-        let steps = steps.lock().unwrap();
+        let steps = steps.lock().unwrap().clone();
         assert!(steps.iter().any(|p| p.step == Step::Resolving));
         assert!(steps.iter().any(|p| p.step == Step::Ready && p.layer.is_some() && p.done == p.total));
         assert!(steps.iter().any(|p| p.layer.is_none() && p.done == 2 && p.total == 2));
@@ -354,5 +354,110 @@ fn a_helper_that_cannot_work_is_named() {
         let error = fixture.store_with(config).pull(&reference, None, no_progress()).await.unwrap_err();
         assert!(error.to_string().contains("newuidmap"), "{error}");
         fixture.assert_staging_empty().await;
+    });
+}
+
+#[test]
+fn the_unpacker_is_confined() {
+    as_user("the_unpacker_is_confined", || async {
+        let fixture = Fixture::new();
+        let server = Hostile::start(&image::ordinary(), Trick::Stall).await;
+        let store = fixture.store();
+        let reference = server.reference();
+        let pull = tokio::spawn(async move { store.pull(&reference, None, no_progress()).await });
+        let end = std::time::Instant::now() + Duration::from_secs(10);
+        let status = loop {
+            // Once the filter is in force, everything before it is done.
+            match helpers().into_iter().find(|(_, status)| field(status, "Seccomp") == "2") {
+                Some((_, status)) => break status,
+                None => assert!(std::time::Instant::now() < end, "no confined unpacker"),
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        };
+        let id = common::user::ids().uid_start.to_string();
+        assert_eq!(field(&status, "Uid").split_whitespace().collect::<Vec<_>>(), [id.as_str(); 4]);
+        assert_eq!(field(&status, "NoNewPrivs"), "1");
+        let caps = |name| u64::from_str_radix(field(&status, name), 16).unwrap();
+        // CHOWN, DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER, FSETID, SETFCAP.
+        let kept = 1 << 0 | 1 << 1 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 31;
+        assert_eq!((caps("CapEff"), caps("CapPrm"), caps("CapBnd"), caps("CapInh")), (kept, kept, kept, 0));
+        pull.abort();
+        fixture.assert_staging_empty().await;
+        assert!(helpers().is_empty(), "the unpacker goes with the pull");
+    });
+}
+
+/// The unpackers of this process: process id and status.
+fn helpers() -> Vec<(String, String)> {
+    let own = std::process::id().to_string();
+    let processes = std::fs::read_dir("/proc").unwrap().filter_map(Result::ok);
+    processes
+        .filter_map(|entry| {
+            let status = std::fs::read_to_string(entry.path().join("status")).ok()?;
+            let command = std::fs::read_to_string(entry.path().join("cmdline")).ok()?;
+            (field(&status, "PPid") == own && command.ends_with("\0unpack\0"))
+                .then(|| (entry.file_name().to_string_lossy().into_owned(), status))
+        })
+        .collect()
+}
+
+fn field<'a>(status: &'a str, name: &str) -> &'a str {
+    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    line.unwrap_or_default().trim()
+}
+
+#[test]
+fn a_bad_layer_takes_the_good_ones_along() {
+    as_user("a_bad_layer_takes_the_good_ones_along", || async {
+        let fixture = Fixture::new();
+        let good = image::gzip(&Tar::default().file("good", b"").finish());
+        // Slow enough that the good one is published before.
+        let mut tar = Tar::default();
+        for i in 0..3000 {
+            tar = tar.file(&format!("f{i}"), b"");
+        }
+        let bad = image::gzip(&tar.file("../evil", b"").finish());
+        let store = fixture.store();
+        let both = image::image(&[good.clone(), bad]).write_layout(&fixture.path("bad"));
+        store.pull(&both, None, no_progress()).await.unwrap_err();
+        fixture.assert_staging_empty().await;
+        assert_eq!(fixture.published_layers(), 0);
+        let mended = image::image(&[good]).write_layout(&fixture.path("good"));
+        store.pull(&mended, None, no_progress()).await.unwrap();
+    });
+}
+
+#[test]
+fn a_full_disk() {
+    let Some(_disk) = common::disk::small("a_full_disk", 90) else { return };
+    common::user::as_user_with("a_full_disk", &[(common::disk::VARIABLE, _disk.path())], || async {
+        let fixture = Fixture { dir: common::disk::fixture_dir() };
+        let zeros = vec![0; 150 << 20];
+        let layout = common::Fixture::new();
+        let large = image::image(&[image::gzip(&Tar::default().file("large", &zeros).finish())]);
+        let reference = large.write_layout(&layout.path("oci"));
+        let mut config = fixture.config();
+        config.limits.ratio = u64::MAX;
+        let store = fixture.store_with(config);
+        let error = store.pull(&reference, None, no_progress()).await.unwrap_err();
+        assert!(error.to_string().contains("no space left"), "{error}");
+        assert_eq!(error.kind(), ErrorKind::Exhausted);
+        fixture.assert_staging_empty().await;
+        assert_eq!(fixture.published_layers(), 0);
+
+        let mut state = 1u32;
+        let noise: Vec<u8> = (0..40 << 20)
+            .map(|_| {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                (state >> 24) as u8
+            })
+            .collect();
+        let known = image::image(&[image::plain(Tar::default().file("noise", &noise).finish())]);
+        let reference = known.write_layout(&layout.path("known"));
+        let error = store.pull(&reference, None, no_progress()).await.unwrap_err();
+        assert!(matches!(error, ImageError::Space { .. }), "{error}");
+
+        let small = image::ordinary().write_layout(&layout.path("small"));
+        check_ordinary(&store.pull(&small, None, no_progress()).await.unwrap().layers);
     });
 }

@@ -35,6 +35,22 @@ impl Shared {
     }
 }
 
+/// One job less when dropped, also by a panic: nobody may wait for it for ever.
+struct Pending<'a>(&'a Shared);
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.pending -= 1;
+        if std::thread::panicking() {
+            state.fault.get_or_insert(Fault::Confine { reason: "a writer panicked".into() });
+        }
+        if state.pending == 0 {
+            self.0.idle.notify_all();
+        }
+    }
+}
+
 impl Pool {
     pub(crate) fn new(writers: usize) -> Result<Self, Fault> {
         let shared = Arc::new(Shared::default());
@@ -44,16 +60,12 @@ impl Pool {
             let shared = Arc::clone(&shared);
             let thread = std::thread::Builder::new().name("writer".into()).spawn(move || {
                 for job in receiver {
+                    let _pending = Pending(&shared);
                     let skip = shared.lock().fault.is_some();
                     let result = if skip { Ok(()) } else { leaf::create(&job) };
                     drop(job);
-                    let mut state = shared.lock();
-                    state.pending -= 1;
                     if let Err(fault) = result {
-                        state.fault.get_or_insert(fault);
-                    }
-                    if state.pending == 0 {
-                        shared.idle.notify_all();
+                        shared.lock().fault.get_or_insert(fault);
                     }
                 }
             });

@@ -1,6 +1,7 @@
 //! What the tests of the store share: an ordinary user to run as, images made by hand, servers.
 #![allow(dead_code, clippy::unwrap_used)]
 
+pub mod disk;
 pub mod image;
 pub mod server;
 pub mod user;

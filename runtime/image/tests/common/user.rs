@@ -2,6 +2,7 @@
 //! again as the user `cordium-test`.
 
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -12,8 +13,13 @@ const USER: &str = "cordium-test";
 
 /// Runs a test's body on a runtime, as an ordinary user.
 pub fn as_user<F: Future<Output = ()>>(name: &str, body: impl FnOnce() -> F) {
+    as_user_with(name, &[], body);
+}
+
+/// The same, with further variables in the environment of the run as that user.
+pub fn as_user_with<F: Future<Output = ()>>(name: &str, env: &[(&str, &Path)], body: impl FnOnce() -> F) {
     if getuid().is_root() {
-        return again(name);
+        return again(name, env);
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
@@ -21,13 +27,14 @@ pub fn as_user<F: Future<Output = ()>>(name: &str, body: impl FnOnce() -> F) {
     });
 }
 
-fn again(name: &str) {
+fn again(name: &str, env: &[(&str, &Path)]) {
     prepare();
     let user = User::from_name(USER).unwrap().unwrap();
     let output = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", name, "--nocapture", "--test-threads=1"])
         .env_clear()
         .env("HOME", &user.dir)
+        .envs(env.iter().copied())
         .env("PATH", "/usr/local/bin:/usr/bin:/bin")
         .current_dir("/")
         .uid(user.uid.as_raw())
