@@ -10,9 +10,13 @@ use std::{
 use rustix::{
     event::{PollFd, PollFlags, poll},
     io::Errno,
-    process::{Pid, PidfdFlags, pidfd_open},
+    net::{
+        AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with,
+        sockopt::socket_peercred,
+    },
+    process::{PidfdFlags, pidfd_open},
 };
-use tokio::{net::UnixStream, process::Command, sync::oneshot, time::sleep};
+use tokio::{process::Command, sync::oneshot, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 /// How long a new broker may take to listen.
@@ -31,6 +35,12 @@ pub enum BrokerError {
         program: PathBuf,
         /// What the system said.
         source: std::io::Error,
+    },
+    /// It ended at once.
+    #[error("the egress broker has ended: {last_words}")]
+    Ended {
+        /// The last line of its log.
+        last_words: String,
     },
     /// It does not listen.
     #[error("the egress broker does not listen on {} after {READY:?}: see {}", socket.display(), log.display())]
@@ -56,7 +66,7 @@ pub struct Broker {
 impl Broker {
     /// Finds the running broker or starts one, and returns when it listens.
     pub async fn ensure(&self) -> Result<OwnedFd, BrokerError> {
-        if let Some(running) = find(&self.socket).await {
+        if let Some(running) = find(&self.socket) {
             return Ok(running);
         }
         let spawn = |source| BrokerError::Spawn { program: self.program.clone(), source };
@@ -70,26 +80,32 @@ impl Broker {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
-            .process_group(0)
             .spawn()
             .map_err(spawn)?;
         let mut child = Some(child);
         let silent = || BrokerError::Silent { socket: self.socket.clone(), log: self.log.clone() };
         let deadline = tokio::time::Instant::now() + READY;
         loop {
-            if let Some(running) = find(&self.socket).await {
+            if let Some(running) = find(&self.socket) {
                 // Reaped when it ends while we are its parent.
                 if let Some(mut child) = child.take() {
                     tokio::spawn(async move { child.wait().await });
                 }
                 return Ok(running);
             }
-            let ended = child.as_mut().and_then(|child| child.try_wait().ok().flatten()).is_some();
-            if ended || tokio::time::Instant::now() >= deadline {
+            if child.as_mut().and_then(|child| child.try_wait().ok().flatten()).is_some() {
+                return Err(BrokerError::Ended { last_words: self.last_words() });
+            }
+            if tokio::time::Instant::now() >= deadline {
                 return Err(silent());
             }
             sleep(POLL).await;
         }
+    }
+
+    fn last_words(&self) -> String {
+        let text = std::fs::read_to_string(&self.log).unwrap_or_default();
+        text.lines().last().unwrap_or("it said nothing").to_owned()
     }
 
     /// Starts another broker whenever the running one has ended, until `shutdown`.
@@ -114,11 +130,12 @@ impl Broker {
     }
 }
 
-/// The process that listens on the socket, if one does.
-async fn find(socket: &Path) -> Option<OwnedFd> {
-    let stream = UnixStream::connect(socket).await.ok()?;
-    let pid = Pid::from_raw(stream.peer_cred().ok()?.pid()?)?;
-    pidfd_open(pid, PidfdFlags::empty()).ok()
+/// The process that listens on the socket, if one does. Registrations are packets, so this is no stream.
+fn find(path: &Path) -> Option<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).ok()?;
+    connect(&socket, &SocketAddrUnix::new(path).ok()?).ok()?;
+    pidfd_open(socket_peercred(&socket).ok()?.pid, PidfdFlags::empty()).ok()
 }
 
 /// Returns when the process has ended. A thread of its own waits, because that may take for ever.
