@@ -44,7 +44,11 @@ pub fn init() -> Result<()> {
     let listener = sys::adopt_listener(fd).with_context(|| format!("taking over descriptor {fd}"))?;
     sys::close_on_exec_above_stdio().context("closing descriptors on exec")?;
     spawn::raise_open_files();
-    runtime()?.block_on(serve(listener))
+    let runtime = runtime()?;
+    let served = runtime.block_on(serve(listener));
+    // Work on files that is still under way ends with the process.
+    runtime.shutdown_background();
+    served
 }
 
 #[allow(clippy::disallowed_methods, reason = "before any other thread; children inherit it")]

@@ -11,7 +11,7 @@ use crate::environment::pairs;
 use crate::identity::Identity;
 use crate::logs::Origin;
 use crate::spawn::Launch;
-use crate::state::State;
+use crate::state::{Stage, State};
 
 pub fn start(state: &Arc<State>, identity: &Identity, main: &MainProcess) {
     let started = launch(state, identity, main).and_then(|launch| {
@@ -22,7 +22,9 @@ pub fn start(state: &Arc<State>, identity: &Identity, main: &MainProcess) {
             let state = Arc::clone(state);
             tokio::spawn(async move {
                 let outcome = running.keep().finish(None).await;
-                state.logs.system(&format!("the image's main process ended with {}", outcome.exit));
+                if !matches!(state.stage(), Stage::Stopping) {
+                    state.logs.system(&format!("the image's main process ended with {}", outcome.exit));
+                }
             });
         }
         Err(error) => {

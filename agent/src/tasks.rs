@@ -13,7 +13,7 @@ use crate::failures::{self, human};
 use crate::identity::{Identity, Who};
 use crate::logs::Origin;
 use crate::spawn::{Launch, SpawnError};
-use crate::state::State;
+use crate::state::{Stage, State};
 use crate::tail::with_output;
 
 /// The time that is left for all tasks of one kind together.
@@ -143,7 +143,11 @@ fn start_background(state: &Arc<State>, identity: &Arc<Identity>, task: &Task) {
             Ok(running) => Ok(running.keep().finish(deadline).await),
             Err(error) => Err(error),
         };
-        if let Err(problem) = judge(&task, outcome, false) {
+        // At the stop every background task is ended by a signal, which is no news.
+        let stopping = matches!(state.stage(), Stage::Stopping);
+        if let Err(problem) = judge(&task, outcome, false)
+            && !stopping
+        {
             let message = format!("background {}", problem.message);
             state.logs.system(&message);
             state.events.warning(message);

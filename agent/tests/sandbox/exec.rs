@@ -145,9 +145,9 @@ async fn a_command_ends_with_its_client() {
     }
     let sandbox = Sandbox::running().await;
     let mut exec =
-        sandbox.start_exec(sh("trap '' HUP TERM; echo ready; sleep 4321 & wait; sleep 4321")).await;
+        sandbox.start_exec(sh("trap '' HUP TERM; sleep 4321 & echo ready; wait; sleep 4321")).await;
     exec.read_until("ready").await;
-    assert_eq!(sandbox.root_sh("pidof sleep").await.code, 0);
+    while sandbox.root_sh("pidof sleep").await.code != 0 {}
     drop(exec);
     for _ in 0..100 {
         tokio::time::sleep(Duration::from_millis(100)).await;

@@ -104,3 +104,18 @@ async fn health_is_served_and_stray_signals_change_nothing() {
         assert_eq!(health.check(request).await.unwrap().into_inner().status, 1, "{service}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_a_read_only_root_the_home_may_be_a_volume() {
+    if !is_root() {
+        return;
+    }
+    let sandbox = Sandbox::new(Image::Busybox).await;
+    let volume = sandbox.view().join("run/cordium/home-volume");
+    std::fs::create_dir(&volume).unwrap();
+    sandbox.prepare(PrepareRequest { read_only_root: true, ..request() }).await;
+    assert_eq!(sandbox.warnings().await, [""; 0]);
+    assert_eq!(sandbox.sh("cat ~/.profile; echo kept > ~/new").await.out(), "# skeleton");
+    assert_eq!(std::fs::read_to_string(volume.join("new")).unwrap(), "kept\n");
+    assert_eq!(std::fs::metadata(volume.join(".profile")).unwrap().uid(), 1000);
+}

@@ -177,8 +177,7 @@ async fn an_unfinished_clone_is_done_again_and_a_finished_one_left_alone() {
     server.repository("main.git", TWO_BRANCHES);
     let sandbox = Sandbox::new(Image::Host).await;
     // What a crash in the middle of an earlier run leaves, made through the sandbox's own view of its files.
-    let pid = sandbox.agent_pid();
-    let view = std::path::PathBuf::from(format!("/proc/{pid}/root"));
+    let view = sandbox.view();
     for (path, mark) in [("workspace/repo/.git", Some("cloning-_workspace_repo")), ("workspace/kept", None)] {
         std::fs::create_dir_all(view.join(path)).unwrap();
         std::fs::write(view.join(path).join("half"), "x").unwrap();

@@ -279,6 +279,16 @@ impl Sandbox {
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
     }
 
+    /// Waits for the end of PID 1.
+    pub fn wait(&mut self) -> std::process::ExitStatus {
+        self.unshare.wait().unwrap()
+    }
+
+    /// The sandbox's root directory as this side may reach it.
+    pub fn view(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/root", self.agent_pid()))
+    }
+
     /// The agent's process id outside, once it is the agent.
     pub fn agent_pid(&self) -> u32 {
         let unshare = self.unshare.id();

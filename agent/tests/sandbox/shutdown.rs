@@ -97,3 +97,19 @@ async fn a_running_command_is_told_and_its_client_gets_the_code() {
     sandbox.shutdown(ShutdownRequest { skip_tasks: true, ..ShutdownRequest::default() }).await;
     assert_eq!(exec.done().await.code, 143);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_from_outside_is_a_graceful_end() {
+    if !is_root() {
+        return;
+    }
+    let mut sandbox = Sandbox::new(Image::Busybox).await;
+    let tasks = vec![task("bye", TaskType::PreStop, "echo bye >> /workspace/bye")];
+    sandbox.prepare(PrepareRequest { tasks, ..request() }).await;
+    sandbox.wait_running().await;
+    let agent = nix::unistd::Pid::from_raw(sandbox.agent_pid().try_into().unwrap());
+    nix::sys::signal::kill(agent, nix::sys::signal::Signal::SIGTERM).unwrap();
+    let status = tokio::task::block_in_place(|| sandbox.wait());
+    assert!(status.success(), "{status}");
+    assert_eq!(std::fs::read_to_string(sandbox.root.join("workspace/bye")).unwrap(), "bye\n");
+}
