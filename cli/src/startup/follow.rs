@@ -110,6 +110,8 @@ impl<'a> Follow<'a> {
                 match step {
                     Step::Done { state, took, detail } => view.done(state, took, &detail),
                     Step::Now { state, detail } => view.now(state, &detail),
+                    // Who waits for the end knows, or did not ask, what was before.
+                    Step::Warning(_) | Step::Running if phase.snapshot && goal == Goal::Stopped => {}
                     Step::Warning(text) => view.warning(&text),
                     Step::Running if goal == Goal::Running => {
                         drain(logs.take(), &view).await;

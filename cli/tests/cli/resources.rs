@@ -131,6 +131,10 @@ async fn start_and_stop_are_accepted_or_waited_for() {
     let o = cordium.run(&["start", "dev", "--wait", "--var", "A=1"]).await;
     assert_eq!(o.code, 0, "{}", o.err);
     assert!(o.err.contains("phase RUNNING"));
+    let o = cordium.run(&["stop", "dev", "--wait"]).await;
+    assert_eq!(o.err, "phase STOPPING_REQUEST 1.00s\nphase STOPPING 1.00s\nphase STOPPED\n");
+    fake.0.seen.lock().unwrap().stopped.clear();
+    assert_eq!(cordium.run(&["start", "dev", "--wait"]).await.code, 0);
     let o = cordium.run(&["stop", "dev"]).await;
     assert_eq!((o.code, o.err.as_str()), (0, "workspace dev is stopping\n"));
     tokio::time::sleep(Duration::from_millis(200)).await;
