@@ -58,6 +58,10 @@ fn main() -> ExitCode {
         Command::Keeper => {
             // The modes that it gives are seen inside the sandbox.
             umask(Mode::WGRP | Mode::WOTH);
+            // Wherever we were started may be hidden by the keeper's own mounts.
+            if let Err(error) = rustix::process::chdir("/") {
+                tracing::warn!(%error, "leaving the working directory");
+            }
             cordium_runtime::keeper_main()
         }
         Command::Unpack => {

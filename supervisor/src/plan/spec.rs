@@ -216,10 +216,9 @@ fn prepare(asked: &Asked, spec: &WorkspaceSpec, secrets: &Secrets) -> Result<Pre
         user_dirs: vec!["/workspace".to_owned()],
         auto_stop: runtime.auto_stop == Some(true),
         nameservers: vec![GATEWAY_V4.to_string()],
+        // The agent adds localhost and the short name itself.
         hosts: vec![
-            host("127.0.0.1".to_owned(), &["localhost"]),
-            host("::1".to_owned(), &["localhost", "ip6-localhost", "ip6-loopback"]),
-            host("127.0.1.1".to_owned(), &[&hostname, &asked.name]),
+            host("127.0.1.1".to_owned(), &[&hostname]),
             host(GATEWAY_V4.to_string(), &[HOST_NAME]),
         ],
         ..PrepareRequest::default()

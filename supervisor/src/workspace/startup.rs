@@ -5,7 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use cordium_proto::v1::{WorkspaceState, failure::Type};
+use cordium_proto::v1::{LogSource, WorkspaceState, failure::Type};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -14,13 +14,15 @@ use crate::{
     agent_link::AgentLink,
     context::Context,
     failure::failure,
-    logs::Log,
+    logs::{Line, Log},
     plan::{self, RunPlan},
     runtime::{RuntimeFailure, SandboxHandle},
 };
 
 /// How long a cancelled start-up waits for a sandbox that is being made.
 const ABANDON: Duration = Duration::from_secs(15);
+/// How many lines of a failed keeper's log are kept.
+const KEEPER_LINES: usize = 20;
 /// Between two attempts to reach the agent.
 const AGENT_RETRY: Duration = Duration::from_millis(10);
 
@@ -136,13 +138,27 @@ impl Startup {
         let fail = |message: String| Halted::Failed(failure(Type::RunContainer, message));
         match ended {
             Some(Ok(Ok(sandbox))) => Ok(sandbox),
-            Some(Ok(Err(error))) => Err(fail(format!("starting the sandbox: {error}"))),
+            Some(Ok(Err(error))) => {
+                self.keep_keeper_log().await;
+                Err(fail(format!("starting the sandbox: {error}")))
+            }
             Some(Err(_)) => Err(fail("starting the sandbox: its task has panicked".to_owned())),
             None => {
                 start.abort();
                 let message = format!("starting the sandbox took more than {limit:?}");
                 Err(Halted::Failed(failure(Type::StartupTimeoutExceeded, message)))
             }
+        }
+    }
+
+    /// The keeper's own words go with its run directory: the workspace's log keeps the last of them.
+    async fn keep_keeper_log(&self) {
+        let path = self.context.dirs.sandbox(&self.plan.prepare.workspace_uid).join("keeper.log");
+        let Ok(text) = tokio::fs::read_to_string(&path).await else { return };
+        let lines: Vec<_> = text.lines().rev().take(KEEPER_LINES).collect();
+        let lines = lines.into_iter().rev().map(|line| Line::text(LogSource::System, line)).collect();
+        if let Err(error) = self.log.append(&self.plan.prepare.run_id, lines).await {
+            tracing::warn!(%error, "writing to a workspace's log");
         }
     }
 
