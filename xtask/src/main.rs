@@ -1,5 +1,6 @@
 //! `cargo xtask`: the developer's tasks. One file for each.
 
+mod bench;
 mod cargo;
 mod demo;
 mod guard;
@@ -21,6 +22,8 @@ enum Task {
     Demo(demo::Args),
     /// Everything that CI runs
     Test(test::Args),
+    /// Measure starts, execs, pulls and memory beside crun, runc, podman, skopeo and umoci
+    Bench(bench::Args),
 }
 
 #[tokio::main]
@@ -29,6 +32,7 @@ async fn main() -> ExitCode {
         Task::Setup => setup::run().await,
         Task::Demo(args) => demo::run(args).await,
         Task::Test(args) => test::run(args).await,
+        Task::Bench(args) => bench::run(args).await,
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
