@@ -119,3 +119,33 @@ async fn with_a_read_only_root_the_home_may_be_a_volume() {
     assert_eq!(std::fs::read_to_string(volume.join("new")).unwrap(), "kept\n");
     assert_eq!(std::fs::metadata(volume.join(".profile")).unwrap().uid(), 1000);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_of_it_works_for_root_of_a_user_namespace() {
+    if !is_root() {
+        return;
+    }
+    let sandbox = Sandbox::new(Image::UserNamespace).await;
+    let tasks = vec![task("create", TaskType::OnCreate, "echo made > /workspace/made")];
+    sandbox.prepare(PrepareRequest { read_only_root: true, tasks, ..request() }).await;
+    assert_eq!(sandbox.warnings().await, [""; 0]);
+    assert_eq!(sandbox.sh("cat /workspace/made; id -u; id -G; readlink /proc/self/ns/user").await.out(), {
+        let ns = std::fs::read_link(format!("/proc/{}/ns/user", sandbox.agent_pid())).unwrap();
+        assert_ne!(ns, std::fs::read_link("/proc/self/ns/user").unwrap());
+        format!("made\n1000\n1000 77\n{}", ns.display())
+    });
+    assert_ne!(sandbox.root_sh("touch /etc/x").await.code, 0);
+    assert_eq!(
+        sandbox.root_sh("touch /tmp/x && chown 5:6 /tmp/x && stat -c %u:%g /tmp/x").await.out(),
+        "5:6"
+    );
+    let tty = Some(cordium_proto::v1::TerminalSize { cols: 80, rows: 24 });
+    let terminal = sandbox
+        .exec(cordium_proto::v1::ExecStart {
+            tty,
+            ..crate::harness::sh("stat -c %u $(tty); echo hi > /dev/tty")
+        })
+        .await;
+    assert_eq!(terminal.out(), "1000\r\nhi");
+    assert!(sandbox.shutdown(cordium_proto::v1::ShutdownRequest::default()).await.is_empty());
+}

@@ -25,6 +25,10 @@ use tonic::transport::{Channel, Endpoint};
 const BUSYBOX: &str = "/bin/busybox";
 pub const LIMIT: Duration = Duration::from_secs(60);
 
+/// Waits for its id maps; then a new exec makes it root of its user namespace.
+const AWAIT_MAPS: &str =
+    r#"until grep -q 65536 /proc/self/gid_map; do sleep 0.01; done; exec sh -c "$SCRIPT""#;
+
 const SCRIPT: &str = r#"
 set -e
 exec 3<&0 0</dev/null
@@ -39,8 +43,7 @@ mkdir -p "$ROOT/proc" "$ROOT/dev" "$ROOT/run/cordium" "$ROOT/workspace"
 mount --bind "$ROOT/workspace" "$ROOT/workspace"
 mount -t proc proc "$ROOT/proc"
 mount -t tmpfs -o mode=755 dev "$ROOT/dev"
-for d in null:3 zero:5 full:7 random:8 urandom:9; do mknod -m 666 "$ROOT/dev/${d%:*}" c 1 "${d#*:}"; done
-mknod -m 666 "$ROOT/dev/tty" c 5 0
+for d in null zero full random urandom tty; do touch "$ROOT/dev/$d"; mount --bind "/dev/$d" "$ROOT/dev/$d"; done
 mkdir "$ROOT/dev/pts" "$ROOT/dev/shm"
 mount -t devpts -o newinstance,ptmxmode=0666,mode=0620,gid=5 devpts "$ROOT/dev/pts"
 ln -s pts/ptmx "$ROOT/dev/ptmx"
@@ -57,6 +60,8 @@ exec chroot "$ROOT" /run/cordium/bin/cordium-agent
 pub enum Image {
     /// Static busybox, with applets and root's account.
     Busybox,
+    /// The same, as root of a user namespace: how it runs in earnest.
+    UserNamespace,
     /// One static program, and nothing else.
     Scratch,
     /// What this machine has, its network too.
@@ -119,7 +124,7 @@ impl Sandbox {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().join("root");
         match image {
-            Image::Busybox => busybox_root(&root),
+            Image::Busybox | Image::UserNamespace => busybox_root(&root),
             Image::Scratch => {
                 std::fs::create_dir(&root).unwrap();
                 std::fs::copy(BUSYBOX, root.join("busybox")).unwrap();
@@ -147,8 +152,13 @@ impl Sandbox {
         if !host {
             command.arg("--net");
         }
+        let mapped = matches!(image, Image::UserNamespace);
+        if mapped {
+            command.arg("--user");
+        }
         let unshare = command
-            .args(["sh", "-c", SCRIPT])
+            .args(["sh", "-c", if mapped { AWAIT_MAPS } else { SCRIPT }])
+            .env("SCRIPT", SCRIPT)
             .env("ROOT", &root)
             .env("AGENT", agent_binary())
             .env("LOWER", if host { "host" } else { "" })
@@ -158,6 +168,9 @@ impl Sandbox {
             .stderr(std::fs::File::options().create(true).append(true).open(&log).unwrap())
             .spawn()
             .unwrap();
+        if mapped {
+            map_ids(unshare.id());
+        }
         let path = socket.clone();
         let connector = tower::service_fn(move |_| {
             let path = path.clone();
@@ -393,6 +406,20 @@ impl Exec {
 /// What was built for this test, unless another build is to be measured.
 fn agent_binary() -> String {
     std::env::var("CORDIUM_TEST_AGENT").unwrap_or_else(|_| env!("CARGO_BIN_EXE_cordium-agent").into())
+}
+
+/// Maps every id onto itself for the child of `unshare`.
+fn map_ids(unshare: u32) {
+    let children = format!("/proc/{unshare}/task/{unshare}/children");
+    for _ in 0..500 {
+        let child = std::fs::read_to_string(&children).unwrap_or_default().trim().to_owned();
+        let write = |file: &str| std::fs::write(format!("/proc/{child}/{file}"), "0 0 65536\n");
+        if !child.is_empty() && write("uid_map").is_ok() {
+            return write("gid_map").unwrap();
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("no child to map ids for");
 }
 
 fn busybox_root(root: &Path) {
