@@ -72,7 +72,7 @@ impl Node for NodeService {
             return Err(RequestError::Invalid(format!("spec_json: is longer than {SPEC_BYTES} bytes")).into());
         }
         let invalid = |error: cordium_spec::SpecError| RequestError::Invalid(error.to_string());
-        let spec = cordium_spec::parse_workspace_json(&request.spec_json).map_err(invalid)?;
+        let spec = cordium_spec::parse_resolved_json(&request.spec_json).map_err(invalid)?;
         let secrets = Secrets::new(request.secrets).map_err(RequestError::Invalid)?;
         let plan = run_plan(&asked, &spec, &secrets, self.base_image.as_deref())?;
         let revision = self.workspaces.start(plan, request.spec_json).await?;
