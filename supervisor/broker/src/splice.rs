@@ -143,7 +143,7 @@ mod tests {
     #[tokio::test]
     async fn bytes_arrive_in_order_and_the_end_is_passed_on() {
         let ((mut client, left), (right, mut server)) = (pair().await, pair().await);
-        let data: Vec<u8> = (0..3_000_000_u32).map(|i| (i * 31 >> 3) as u8).collect();
+        let data: Vec<u8> = (0..3_000_000_u32).map(|i| ((i * 31) >> 3) as u8).collect();
         let sent = data.clone();
         let (pipes, activity) = (Pipes::default(), Activity::new());
         let write = async {

@@ -153,14 +153,28 @@ impl World {
     pub fn register(&self, policy: Policy, host_ports: Vec<u16>) -> Registered {
         let socket = self.socket();
         self.gateway.run(move || {
-            let tcp: OwnedFd = TcpListener::bind(("0.0.0.0", TCP_PORT)).unwrap().into();
+            let tcp: OwnedFd = bound(|| TcpListener::bind(("0.0.0.0", TCP_PORT))).into();
             nix::sys::socket::listen(&tcp, nix::sys::socket::Backlog::new(4095).unwrap()).unwrap();
-            let udp = UdpSocket::bind(("0.0.0.0", DNS_PORT)).unwrap().into();
-            let tcp_dns = TcpListener::bind(("0.0.0.0", DNS_PORT)).unwrap().into();
+            let udp = bound(|| UdpSocket::bind(("0.0.0.0", DNS_PORT))).into();
+            let tcp_dns = bound(|| TcpListener::bind(("0.0.0.0", DNS_PORT))).into();
             let workspace = "ws-test".to_owned();
             let registration = Registration { workspace, gateway_v4: GATEWAY_V4, policy, host_ports };
             register(&socket, &registration, tcp, udp, tcp_dns).unwrap()
         })
+    }
+}
+
+/// Waits for the broker to let go of the sockets of an earlier registration.
+fn bound<T>(bind: impl Fn() -> std::io::Result<T>) -> T {
+    let start = Instant::now();
+    loop {
+        match bind() {
+            Ok(socket) => return socket,
+            Err(error) => {
+                assert!(start.elapsed() < Duration::from_secs(5), "binding in the gateway: {error}")
+            }
+        }
+        std::thread::sleep(Duration::from_millis(10));
     }
 }
 
