@@ -16,9 +16,6 @@ use crate::{
     },
 };
 
-/// How the schema says that a field was refused because a variable in it had no value.
-const UNSET_VARS: &str = "variables that were not set";
-
 /// Strictly parsed and written out again; an empty text is an empty spec.
 pub fn canonical(kind: Kind, text: &str) -> Result<String, ApiError> {
     let text = if text.trim().is_empty() { "{}" } else { text };
@@ -72,7 +69,7 @@ pub fn resolve_ahead(
 ) -> Result<Option<Resolved>, ApiError> {
     match resolve(conn, ws, vars) {
         Ok(resolved) => Ok(Some(resolved)),
-        Err(ApiError::Spec(error)) if error.message.contains(UNSET_VARS) => {
+        Err(ApiError::Spec(error)) if error.wants_vars() => {
             let own = cordium_spec::parse_workspace_json(&ws.record.spec)?;
             find_secrets(conn, &ws.record.space, &cordium_spec::secret_names(&own))?;
             Ok(None)

@@ -49,6 +49,9 @@ impl Doc {
                 CliError::usage(e.to_string()).hint("choose a name of a-z, 0-9 and -, at most 63 long")
             })?;
         }
+        if let Ok(here) = std::env::current_dir() {
+            absolute_image(&mut self.spec, &here);
+        }
         self.spec = canonical(self.kind, &self.spec.to_string()).map_err(|e| {
             CliError::usage(format!("{} {}: {e}", self.kind.word(), self.name)).hint(schema(self.kind))
         })?;
@@ -79,7 +82,21 @@ pub fn read(path: &Path) -> CliResult<Vec<Doc>> {
         let file = File::open(path).doing(format!("open {}", path.display()))?;
         limited(file, &path.display().to_string())?
     };
-    parse(&text, &path.display().to_string())
+    let mut documents = parse(&text, &path.display().to_string())?;
+    let base = path.parent().and_then(|parent| std::path::absolute(parent.join(".")).ok());
+    if let Some(base) = base.filter(|_| path != Path::new("-")) {
+        documents.iter_mut().for_each(|document| absolute_image(&mut document.spec, &base));
+    }
+    Ok(documents)
+}
+
+/// A local image is meant relative to the file that names it, or to where the command was typed; a node needs it absolute.
+fn absolute_image(spec: &mut Value, base: &Path) {
+    let Some(image) = spec.get_mut("image") else { return };
+    if let Ok(mut source) = serde_json::from_value(image.clone()) {
+        cordium_spec::absolute_image(&mut source, base);
+        *image = json!(source);
+    }
 }
 
 fn limited(from: impl Read, what: &str) -> CliResult<String> {
@@ -169,6 +186,15 @@ mod tests {
             [(Kind::Template, "t"), (Kind::Workspace, "w")]
         );
         assert_eq!(docs[1].spec["image"]["registry"]["url"], "alpine:3.21");
+    }
+
+    #[test]
+    fn a_local_image_is_relative_to_its_file() {
+        let mut spec = json!({"image": {"registry": {"url": "oci:images/base:v1"}}});
+        absolute_image(&mut spec, Path::new("/home/me/project"));
+        assert_eq!(spec["image"]["registry"]["url"], "oci:/home/me/project/images/base:v1");
+        absolute_image(&mut spec, Path::new("/elsewhere"));
+        assert_eq!(spec["image"]["registry"]["url"], "oci:/home/me/project/images/base:v1");
     }
 
     #[test]
