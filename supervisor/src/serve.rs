@@ -66,8 +66,10 @@ pub async fn serve(options: ServeOptions) -> Result<()> {
     }
     let drained = tokio::time::timeout(DRAIN, async {
         while servers.join_next().await.is_some() {}
+        tracing::debug!("connections have ended");
         if let Some(scheduler) = scheduler {
             scheduler.shutdown().await;
+            tracing::debug!("the scheduler has ended");
         }
         context.tasks.close();
         context.tasks.wait().await;
@@ -76,8 +78,10 @@ pub async fn serve(options: ServeOptions) -> Result<()> {
         tracing::warn!("some connections did not end in time and are cut off");
         servers.abort_all();
     }
+    tracing::debug!("owners of workspaces have ended");
     let store = context.store.clone();
     tokio::task::spawn_blocking(move || store.close()).await.context("closing the node's database")?;
+    tracing::debug!("the database is closed");
     drop(held);
     match failed {
         Some(Some(Ok(Err(error)))) => Err(error),

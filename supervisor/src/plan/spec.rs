@@ -217,10 +217,7 @@ fn prepare(asked: &Asked, spec: &WorkspaceSpec, secrets: &Secrets) -> Result<Pre
         auto_stop: runtime.auto_stop == Some(true),
         nameservers: vec![GATEWAY_V4.to_string()],
         // The agent adds localhost and the short name itself.
-        hosts: vec![
-            host("127.0.1.1".to_owned(), &[&hostname]),
-            host(GATEWAY_V4.to_string(), &[HOST_NAME]),
-        ],
+        hosts: vec![host("127.0.1.1".to_owned(), &[&hostname]), host(GATEWAY_V4.to_string(), &[HOST_NAME])],
         ..PrepareRequest::default()
     })
 }
