@@ -304,16 +304,13 @@ impl Sandbox {
 
     /// The agent's process id outside, once it is the agent.
     pub fn agent_pid(&self) -> u32 {
-        let unshare = self.unshare.id();
         for _ in 0..500 {
-            let children = std::fs::read_to_string(format!("/proc/{unshare}/task/{unshare}/children"));
-            let child =
-                children.unwrap_or_default().split_whitespace().next().and_then(|pid| pid.parse().ok());
-            if let Some(pid) = child
-                && std::fs::read_to_string(format!("/proc/{pid}/comm"))
-                    .is_ok_and(|comm| comm.starts_with("cordium-agent"))
-            {
-                return pid;
+            let named = |pid: &i32| {
+                let comm = std::fs::read_to_string(format!("/proc/{pid}/comm"));
+                comm.is_ok_and(|comm| comm.starts_with("cordium-agent"))
+            };
+            if let Some(pid) = children(self.unshare.id()).first().filter(|pid| named(pid)) {
+                return pid.unsigned_abs();
             }
             std::thread::sleep(std::time::Duration::from_millis(10));
         }
@@ -337,6 +334,11 @@ impl Sandbox {
 
 impl Drop for Sandbox {
     fn drop(&mut self) {
+        // `--kill-child` is forgotten at the exec that makes a program root of its user namespace.
+        for child in children(self.unshare.id()) {
+            let _ =
+                nix::sys::signal::kill(nix::unistd::Pid::from_raw(child), nix::sys::signal::Signal::SIGKILL);
+        }
         let _ = self.unshare.kill();
         let _ = self.unshare.wait();
     }
@@ -408,14 +410,19 @@ fn agent_binary() -> String {
     std::env::var("CORDIUM_TEST_AGENT").unwrap_or_else(|_| env!("CARGO_BIN_EXE_cordium-agent").into())
 }
 
+fn children(pid: u32) -> Vec<i32> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    text.split_whitespace().filter_map(|child| child.parse().ok()).collect()
+}
+
 /// Maps every id onto itself for the child of `unshare`.
 fn map_ids(unshare: u32) {
-    let children = format!("/proc/{unshare}/task/{unshare}/children");
     for _ in 0..500 {
-        let child = std::fs::read_to_string(&children).unwrap_or_default().trim().to_owned();
-        let write = |file: &str| std::fs::write(format!("/proc/{child}/{file}"), "0 0 65536\n");
-        if !child.is_empty() && write("uid_map").is_ok() {
-            return write("gid_map").unwrap();
+        if let Some(child) = children(unshare).first() {
+            let write = |file: &str| std::fs::write(format!("/proc/{child}/{file}"), "0 0 65536\n");
+            if write("uid_map").is_ok() {
+                return write("gid_map").unwrap();
+            }
         }
         std::thread::sleep(Duration::from_millis(10));
     }
