@@ -5,5 +5,6 @@ mod fakes;
 mod lifecycle;
 mod node;
 mod restart;
+mod servers;
 mod sessions;
 mod stopping;
