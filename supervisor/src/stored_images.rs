@@ -116,7 +116,9 @@ fn told(sink: ProgressSink) -> cordium_image::ProgressSink {
                 if was_fetched || layer.is_empty() { Step::Done } else { Step::Cached }
             }
         };
-        sink(Progress { layer, step, done: progress.done, total: progress.total });
+        // Of the image as a whole the store counts layers, not bytes.
+        let (done, total) = if layer.is_empty() { (0, 0) } else { (progress.done, progress.total) };
+        sink(Progress { layer, step, done, total });
     })
 }
 
@@ -130,7 +132,44 @@ fn refused(error: ImageError) -> RequestError {
         }
         ErrorKind::InUse => RequestError::wrong_state(text, "stop the workspaces that use it"),
         ErrorKind::Exhausted => RequestError::Exhausted(text),
-        ErrorKind::Unavailable => RequestError::Unavailable(text),
+        // UNAVAILABLE would mean that this node is gone.
+        ErrorKind::Unavailable => {
+            RequestError::wrong_state(text, "check the reference, and whether the registry answers")
+        }
         ErrorKind::Internal => RequestError::Internal(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_layer_that_was_not_fetched_was_here_before() {
+        let seen: Arc<Mutex<Vec<(String, Step, u64)>>> = Arc::default();
+        let sink = {
+            let seen = seen.clone();
+            told(Arc::new(move |p: Progress| seen.lock().unwrap().push((p.layer, p.step, p.total))))
+        };
+        use cordium_image::Step as From;
+        for (layer, step) in [
+            (None, From::Fetching),
+            (Some("a"), From::Fetching),
+            (Some("a"), From::Ready),
+            (Some("b"), From::Ready),
+        ] {
+            sink(cordium_image::Progress { layer: layer.map(str::to_owned), step, done: 1, total: 2 });
+        }
+        let expected = [
+            ("", Step::Downloading, 0),
+            ("a", Step::Downloading, 2),
+            ("a", Step::Done, 2),
+            ("b", Step::Cached, 2),
+        ];
+        assert_eq!(
+            *seen.lock().unwrap(),
+            expected.map(|(layer, step, total)| (layer.to_owned(), step, total))
+        );
     }
 }
