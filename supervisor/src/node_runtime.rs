@@ -72,7 +72,7 @@ impl SandboxRuntime for NodeRuntime {
             let cgroup = self.node.cgroup_plan(uid);
             match Sandbox::adopt(run_dir, uid, cgroup.clone()).await {
                 Ok(sandbox) => Ok(Some(Arc::new(Running(sandbox)) as Arc<dyn SandboxHandle>)),
-                Err(AdoptError::Connect { .. }) => {
+                Err(AdoptError::Connect { source, .. }) if is_gone(&source) => {
                     if let Some(cgroup) = cgroup {
                         Sandbox::clean(cgroup).await.map_err(|error| failed(&error))?;
                     }
@@ -101,6 +101,11 @@ impl SandboxHandle for Running {
     fn kill(&self, timeout: Duration) -> BoxFuture<'_, Result<(), RuntimeFailure>> {
         async move { self.0.kill(timeout).await.map_err(|error| failed(&error)) }.boxed()
     }
+}
+
+/// Nobody listens on the socket any more.
+fn is_gone(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused)
 }
 
 /// Removes a tree that holds only what our own user may remove; says whether that worked.
