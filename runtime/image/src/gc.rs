@@ -18,25 +18,26 @@ struct Doomed {
 }
 
 impl Inner {
-    pub(crate) async fn remove(&self, reference: &str) -> Result<u64, ImageError> {
+    pub(crate) fn remove(&self, reference: &str) -> Result<u64, ImageError> {
         let doomed = self.detach(reference)?;
-        self.delete(&doomed).await?;
+        self.delete(&doomed);
         Ok(doomed.bytes)
     }
 
-    pub(crate) async fn prune(&self, all: bool) -> Result<Pruned, ImageError> {
+    pub(crate) fn prune(&self, all: bool) -> Result<Pruned, ImageError> {
         let (doomed, images) = self.detach_unused(all)?;
-        self.delete(&doomed).await?;
+        self.delete(&doomed);
         Ok(Pruned { images, layers: doomed.trees.len(), bytes: doomed.bytes })
     }
 
     /// Removes layers that belong to no image.
-    pub(crate) async fn sweep_layers(&self) -> Result<(), ImageError> {
+    pub(crate) fn sweep_layers(&self) -> Result<(), ImageError> {
         let doomed = {
             let _tags = self.tags();
             self.detach_layers(&catalog::load_records(&self.layout)?)?
         };
-        self.delete(&doomed).await
+        self.delete(&doomed);
+        Ok(())
     }
 
     fn detach(&self, reference: &str) -> Result<Doomed, ImageError> {
@@ -130,13 +131,20 @@ impl Inner {
         Ok(doomed)
     }
 
-    async fn delete(&self, doomed: &Doomed) -> Result<(), ImageError> {
-        for tree in &doomed.trees {
-            helper::remove_tree(&self.config, tree)
-                .await
-                .map_err(|source| ImageError::Remove { path: tree.clone(), source })?;
+    /// The slow part goes on after the answer: it is out of sight already, and a disk may need minutes for it.
+    /// What a crash leaves of it, the next start removes.
+    fn delete(&self, doomed: &Doomed) {
+        if doomed.trees.is_empty() {
+            return;
         }
-        Ok(())
+        let (config, trees) = (self.config.clone(), doomed.trees.clone());
+        tokio::spawn(async move {
+            for tree in trees {
+                if let Err(error) = helper::remove_tree(&config, &tree).await {
+                    tracing::warn!(path = %tree.display(), %error, "cannot remove; the next start will try again");
+                }
+            }
+        });
     }
 }
 

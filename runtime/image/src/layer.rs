@@ -19,7 +19,6 @@ struct Staged {
 }
 
 impl Drop for Staged {
-    /// Only when the fetch was cut off; its ends remove the directory themselves.
     fn drop(&mut self) {
         if self.settled {
             return;
@@ -71,10 +70,8 @@ impl Inner {
             .await
             .unwrap_or(Err(LayerError::Timeout { seconds: limit.as_secs() }));
         let result = result.and_then(|meta| self.publish(&meta, &staged.path));
-        if result.is_err() {
-            discard(&self, &staged.path).await;
-        }
-        staged.settled = true;
+        // Otherwise the directory is removed in the background: the caller need not wait for that.
+        staged.settled = result.is_ok();
         result?;
         tell(Step::Ready, layer.blob.size);
         Ok(())

@@ -40,7 +40,7 @@ impl Inner {
                 // attempt need not fetch again.
                 if let Err(error) = &result
                     && error.kind() != ErrorKind::Unavailable
-                    && let Err(error) = inner.sweep_layers().await
+                    && let Err(error) = inner.sweep_layers()
                 {
                     tracing::warn!(%error, "cannot remove the layers of a failed pull");
                 }

@@ -171,14 +171,14 @@ impl ImageStore {
     }
 
     /// Removes a reference, and the image with it when no other reference names it. Answers the unpacked
-    /// bytes that became free.
+    /// bytes that become free; the files go in the background.
     pub async fn remove(&self, reference: &str) -> Result<u64, ImageError> {
-        self.inner.remove(reference).await
+        self.inner.remove(reference)
     }
 
     /// Removes what no reference names and nobody uses; with `all`, also named images that nobody uses.
     pub async fn prune(&self, all: bool) -> Result<Pruned, ImageError> {
-        self.inner.prune(all).await
+        self.inner.prune(all)
     }
 
     /// Removes a directory tree whose files belong to subordinate ids. Never follows a symbolic link; a path
