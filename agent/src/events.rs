@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use cordium_proto::v1::agent_event::{Event, Finished, Preparing, Running};
+use cordium_proto::v1::agent_event::{Created, Event, Finished, Preparing, Running};
 use cordium_proto::v1::{AgentEvent, Failure};
 use futures::stream::{self, Stream};
 use tokio::sync::watch;
@@ -22,6 +22,10 @@ impl Events {
 
     pub fn preparing(&self) {
         self.push(Event::Preparing(Preparing {}));
+    }
+
+    pub fn created(&self) {
+        self.push(Event::Created(Created {}));
     }
 
     pub fn running(&self, user: &str, uid: u32, home: &str) {

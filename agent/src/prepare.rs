@@ -71,6 +71,7 @@ async fn prepare(state: &Arc<State>, request: &Arc<PrepareRequest>) -> Result<()
             if let Some(Err(error)) = marks.map(|marks| marks.clear(CREATING)) {
                 state.events.warning(format!("remembering that ON_CREATE is done: {error}"));
             }
+            state.events.created();
         }
         tasks::run_startup(state, &identity, &request.tasks, TaskType::PostStart, budget).await
     };

@@ -163,7 +163,8 @@ pub(crate) mod tests {
 
     #[test]
     fn hostile_plans_are_refused() {
-        let cases: [(fn(&mut SandboxPlan), PlanError); 7] = [
+        type Spoil = fn(&mut SandboxPlan);
+        let cases: [(Spoil, PlanError); 7] = [
             (|p| p.id = "../x".into(), PlanError::Id("../x".into())),
             (|p| p.id = String::new(), PlanError::Id(String::new())),
             (|p| p.layers.clear(), PlanError::Layers(0)),

@@ -15,7 +15,7 @@ use tokio::{
         UnixStream,
         unix::{OwnedReadHalf, OwnedWriteHalf},
     },
-    process::Command,
+    process::{Child, Command},
     sync::{Mutex, watch},
 };
 
@@ -122,21 +122,27 @@ impl Sandbox {
         ours.set_nonblocking(true).map_err(StartError::Spawn)?;
         let mut channel = Channel::new(UnixStream::from_std(ours).map_err(StartError::Spawn)?);
         let program = std::env::current_exe().map_err(StartError::Spawn)?;
-        let mut keeper = Command::new(program)
+        let keeper = Command::new(program)
             .arg("keeper")
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::null())
             .stderr(Stdio::from(log))
             .process_group(0)
-            .kill_on_drop(true)
             .spawn()
             .map_err(StartError::Spawn)?;
-        let pid = keeper.id().ok_or_else(|| StartError::Spawn(io::ErrorKind::NotFound.into()))?;
+        let mut keeper = Unfinished(Some(keeper));
+        let pid = keeper
+            .0
+            .as_ref()
+            .and_then(Child::id)
+            .ok_or_else(|| StartError::Spawn(io::ErrorKind::NotFound.into()))?;
         let started = tokio::time::timeout(START_TIMEOUT, handshake(&mut channel, pid, plan)).await;
         let started = started.map_err(|_| StartError::Timeout)??;
         let sandbox = Self::watch(channel, &plan.run_dir, plan.cgroup.clone(), started);
         // From here on the keeper lives by itself; it is only reaped when it ends while we are still its parent.
-        tokio::spawn(async move { keeper.wait().await });
+        if let Some(mut keeper) = keeper.0.take() {
+            tokio::spawn(async move { keeper.wait().await });
+        }
         Ok(sandbox)
     }
 
@@ -253,6 +259,19 @@ impl Sandbox {
 struct Started {
     warnings: Vec<String>,
     steps: Vec<(String, u64)>,
+}
+
+/// A keeper whose sandbox is not up yet; it ends with the start that wanted it. `kill_on_drop` would end it with the
+/// supervisor, too.
+struct Unfinished(Option<Child>);
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if let Some(keeper) = &mut self.0 {
+            // An error means that it has ended by itself.
+            let _ = keeper.start_kill();
+        }
+    }
 }
 
 async fn handshake(channel: &mut Channel, pid: u32, plan: &SandboxPlan) -> Result<Started, StartError> {

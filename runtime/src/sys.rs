@@ -16,6 +16,7 @@ use seccompiler::BpfProgram;
 /// Forks a child that runs `work` and exits with its code.
 ///
 /// Must be called while the process has one thread: the child may then allocate and lock as it likes.
+#[allow(clippy::disallowed_methods)]
 pub fn fork_child(work: impl FnOnce() -> i32) -> nix::Result<Pid> {
     debug_assert_eq!(threads(), 1);
     // SAFETY: the process has a single thread, so no lock can be held by a thread that the child lacks.

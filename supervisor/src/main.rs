@@ -81,9 +81,8 @@ fn serve_node(options: ServeOptions) -> ExitCode {
         }
     };
     let result = runtime.block_on(serve::serve(options));
-    // Dropping it would drop the handles on our children, and with them end keepers that must outlive us. The process
-    // ends right here, and blocking reads that are half done are not worth waiting for.
-    std::mem::forget(runtime);
+    // Blocking reads that are half done are not worth waiting for.
+    runtime.shutdown_background();
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -123,7 +123,7 @@ fn run(supervisor: &mut Connection, agent_slot: OwnedFd) -> Result<serve::Runnin
     let registration = cordium_broker::Registration {
         workspace: plan.id.clone(),
         gateway_v4: cordium_broker::GATEWAY_V4,
-        policy: plan.network.policy.clone(),
+        policy: plan.network.policy,
         host_ports: plan.network.host_ports.clone(),
     };
     let egress = serve::Egress { socket: paths.broker_socket(), registration, listeners };
