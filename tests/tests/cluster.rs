@@ -4,10 +4,12 @@ use std::{collections::BTreeSet, process::ExitCode, sync::Arc, time::Duration};
 
 use cordium_tests::{
     Context, Result, Suite, Workspace,
-    client::Clients,
+    client::{Clients, refused},
     cluster::Cluster,
     ensure, ensure_eq, json,
-    v1::{GetNodeRequest, GetStatusRequest, GetStatusResponse, WorkspaceState as State},
+    v1::{
+        GetNodeRequest, GetStatusRequest, GetStatusResponse, StartWorkspaceRequest, WorkspaceState as State,
+    },
     watch::Watch,
 };
 use nix::sys::signal::Signal;
@@ -44,22 +46,31 @@ async fn node_of(w: &Workspace) -> Result<String> {
     Ok(w.status().await?.node)
 }
 
+/// A spec that takes most of a node, so that two need two nodes.
+async fn most_of_a_node(c: &Cluster, clients: &Clients) -> Result<serde_json::Value> {
+    let nodes = status(clients).await?.nodes;
+    let sizes = nodes.iter().filter_map(|node| Some(node.node.as_ref()?.capacity.as_ref()?.memory_mib));
+    let megabytes = sizes.min().context("no node says what it has")? * 6 / 10;
+    Ok(c.small(json!({"limit": {"memory": {"megabytes": megabytes}}})))
+}
+
 async fn places_and_merges(c: Arc<Cluster>) -> Result<()> {
     let clients = c.clients().await?;
     reachable(&clients, 2).await?;
     let mut all = Watch::open(&clients, "").await?;
-    let half = |n: u32| json!({"limit": {"memory": {"megabytes": 512 + n}}});
-    let mut workspaces = Vec::new();
-    for n in 0..4 {
-        workspaces.push(Workspace::run(&clients, &format!("spread-{n}"), &c.small(half(n))).await?);
-    }
-    let mut nodes = BTreeSet::new();
-    for w in &workspaces {
-        nodes.insert(node_of(w).await?);
-    }
+    let spec = most_of_a_node(&c, &clients).await?;
+    let a = Workspace::run(&clients, "large-a", &spec).await?;
+    let b = Workspace::run(&clients, "large-b", &spec).await?;
+    let nodes = BTreeSet::from([node_of(&a).await?, node_of(&b).await?]);
     ensure_eq!(nodes, BTreeSet::from(["node-1".to_owned(), "node-2".to_owned()]));
+    let third = Workspace::create(&clients, "large-c", &spec).await?;
+    let start = StartWorkspaceRequest { r#ref: third.uid.clone(), ..Default::default() };
+    let message =
+        refused(clients.control.clone().start_workspace(start).await, tonic::Code::ResourceExhausted)?;
+    ensure!(message.contains("node-1") && message.contains("node-2"), "{message}");
+    let small = Workspace::run(&clients, "small-d", &c.small(json!({}))).await?;
     let (mut running, mut last) = (BTreeSet::new(), 0);
-    while running.len() < 4 {
+    while running.len() < 3 {
         let event = all.next(Duration::from_secs(10)).await?;
         ensure!(event.revision >= last, "the merged revision went back from {last} to {}", event.revision);
         last = event.revision;
@@ -70,11 +81,11 @@ async fn places_and_merges(c: Arc<Cluster>) -> Result<()> {
     let from: BTreeSet<&String> = running.iter().map(|(node, _)| node).collect();
     ensure_eq!(from.len(), 2);
     // Storage ties a workspace to its node.
-    let home = node_of(&workspaces[0]).await?;
-    workspaces[0].stop().await?;
-    workspaces[0].start().await?;
-    ensure_eq!(node_of(&workspaces[0]).await?, home);
-    for w in workspaces {
+    let home = node_of(&b).await?;
+    b.stop().await?;
+    b.start().await?;
+    ensure_eq!(node_of(&b).await?, home);
+    for w in [a, b, third, small] {
         w.delete().await?;
     }
     Ok(())
@@ -82,8 +93,9 @@ async fn places_and_merges(c: Arc<Cluster>) -> Result<()> {
 
 async fn exec_reaches_the_right_node(c: Arc<Cluster>) -> Result<()> {
     let clients = c.clients().await?;
-    let a = Workspace::run(&clients, "on-a", &c.small(json!({}))).await?;
-    let b = Workspace::run(&clients, "on-b", &c.small(json!({}))).await?;
+    let spec = most_of_a_node(&c, &clients).await?;
+    let a = Workspace::run(&clients, "on-a", &spec).await?;
+    let b = Workspace::run(&clients, "on-b", &spec).await?;
     for w in [&a, &b] {
         ensure_eq!(w.ok("echo $CORDIUM_NAME").await?, w.name);
     }

@@ -27,7 +27,7 @@ async fn survives(f: &Fixture, name: &str, signal: Signal) -> Result<()> {
         task("stop", "PRE_STOP", "echo x >> /workspace/stop")
     ]);
     let w = f.run(name, &f.small(json!({"runtime": {"tasks": tasks}}))).await?;
-    w.ok("setsid sleep 5432 >/dev/null 2>&1 & echo $! > /tmp/pid").await?;
+    w.ok("setsid sleep 5432 >/dev/null 2>&1 & echo $! > /tmp/pid; sleep 0.2").await?;
     let before = w.status().await?;
     f.node.end(signal)?;
     ensure!(

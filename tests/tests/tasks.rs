@@ -57,13 +57,13 @@ async fn identity_directory_and_environment(f: Arc<Fixture>) -> Result<()> {
     let tasks = json!([
         {"name": "user", "type": "POST_START", "run": "id -u > /workspace/user; pwd > /workspace/home; echo $HOME >> /workspace/home"},
         {"name": "root", "type": "POST_START", "runAsRoot": true, "run": "id -u > /workspace/root"},
-        {"name": "dir", "type": "POST_START", "workingDir": "/usr/lib", "run": "pwd > /workspace/dir"},
+        {"name": "dir", "type": "POST_START", "workingDir": "/usr/bin", "run": "pwd > /workspace/dir"},
         {"name": "env", "type": "POST_START", "envVars": [{"key": "MINE", "value": "only here"}], "run": "echo $MINE > /workspace/env"},
     ]);
     let w = f.run("ident", &f.small(json!({"runtime": {"tasks": tasks}}))).await?;
     ensure!(w.ok("cat /workspace/user").await? != "0", "a task of the user's ran as root");
     ensure_eq!(w.ok("cat /workspace/root").await?, "0");
-    ensure_eq!(w.ok("cat /workspace/dir").await?, "/usr/lib");
+    ensure_eq!(w.ok("cat /workspace/dir").await?, "/usr/bin");
     ensure_eq!(w.ok("cat /workspace/env").await?, "only here");
     ensure_eq!(w.ok("uniq /workspace/home | wc -l").await?, "1");
     ensure_eq!(w.ok("echo \"[$MINE]\"").await?, "[]");
@@ -77,7 +77,7 @@ async fn background_tasks_do_not_delay(f: Arc<Fixture>) -> Result<()> {
     ]);
     let w = f.run("bg", &f.small(json!({"runtime": {"tasks": tasks}}))).await?;
     ensure_eq!(w.status().await?.state(), State::Running);
-    w.ok("pgrep -f 'sleep 360[0]'").await?;
+    w.ok("ps | grep 'sleep 360[0]'").await?;
     w.delete().await
 }
 
