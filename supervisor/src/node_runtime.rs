@@ -35,9 +35,8 @@ impl SandboxRuntime for NodeRuntime {
         async move {
             match std::fs::symlink_metadata(path) {
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-                // Most run directories hold a few files of our own.
-                _ if remove_own(path.to_owned()).await => Ok(()),
-                _ => self.images.remove_tree(path).await.map_err(|error| failed(&error)),
+                _ if remove_flat(path.to_owned()).await => Ok(()),
+                _ => self.images.discard_tree(path).await.map_err(|error| failed(&error)),
             }
         }
         .boxed()
@@ -108,7 +107,20 @@ fn is_gone(error: &std::io::Error) -> bool {
     matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused)
 }
 
-/// Removes a tree that holds only what our own user may remove; says whether that worked.
-async fn remove_own(path: PathBuf) -> bool {
-    tokio::task::spawn_blocking(move || std::fs::remove_dir_all(path).is_ok()).await.unwrap_or(false)
+/// Removes a directory that holds no directory, as run directories do; says whether it is gone. What holds more goes to
+/// the store's helper, which can remove files of subordinate ids.
+async fn remove_flat(path: PathBuf) -> bool {
+    let removed = tokio::task::spawn_blocking(move || {
+        let entries = std::fs::read_dir(&path)?.collect::<Result<Vec<_>, _>>()?;
+        for entry in &entries {
+            if entry.file_type()?.is_dir() {
+                return Err(std::io::ErrorKind::DirectoryNotEmpty.into());
+            }
+        }
+        for entry in &entries {
+            std::fs::remove_file(entry.path())?;
+        }
+        std::fs::remove_dir(&path)
+    });
+    matches!(removed.await, Ok(Ok(())))
 }

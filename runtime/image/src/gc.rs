@@ -20,14 +20,15 @@ struct Doomed {
 impl Inner {
     pub(crate) fn remove(&self, reference: &str) -> Result<u64, ImageError> {
         let doomed = self.detach(reference)?;
-        self.delete(&doomed);
+        self.delete(doomed.trees);
         Ok(doomed.bytes)
     }
 
     pub(crate) fn prune(&self, all: bool) -> Result<Pruned, ImageError> {
         let (doomed, images) = self.detach_unused(all)?;
-        self.delete(&doomed);
-        Ok(Pruned { images, layers: doomed.trees.len(), bytes: doomed.bytes })
+        let pruned = Pruned { images, layers: doomed.trees.len(), bytes: doomed.bytes };
+        self.delete(doomed.trees);
+        Ok(pruned)
     }
 
     /// Removes layers that belong to no image.
@@ -36,7 +37,7 @@ impl Inner {
             let _tags = self.tags();
             self.detach_layers(&catalog::load_records(&self.layout)?)?
         };
-        self.delete(&doomed);
+        self.delete(doomed.trees);
         Ok(())
     }
 
@@ -133,12 +134,14 @@ impl Inner {
 
     /// The slow part goes on after the answer: it is out of sight already, and a disk may need minutes for it.
     /// What a crash leaves of it, the next start removes.
-    fn delete(&self, doomed: &Doomed) {
-        if doomed.trees.is_empty() {
+    pub(crate) fn delete(&self, trees: Vec<PathBuf>) {
+        if trees.is_empty() {
             return;
         }
-        let (config, trees) = (self.config.clone(), doomed.trees.clone());
+        let (config, sweepers) = (self.config.clone(), self.sweepers.clone());
         tokio::spawn(async move {
+            // Nobody closes it; a disk gains nothing from a hundred processes that remove at once.
+            let _turn = sweepers.acquire_owned().await;
             for tree in trees {
                 if let Err(error) = helper::remove_tree(&config, &tree).await {
                     tracing::warn!(path = %tree.display(), %error, "cannot remove; the next start will try again");

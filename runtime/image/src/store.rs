@@ -40,6 +40,8 @@ pub(crate) struct Inner {
     pub pulls: Flights<PullKey, Result<Arc<StoredImage>, ImageError>>,
     pub layers: Flights<Digest, Result<(), LayerError>>,
     pub slots: Semaphore,
+    /// Bounds what removes trees in the background.
+    pub sweepers: Arc<Semaphore>,
     _lock: File,
 }
 
@@ -74,6 +76,9 @@ pub struct Pruned {
     pub bytes: u64,
 }
 
+/// How many trees are removed at once in the background.
+const SWEEPERS: usize = 1;
+
 impl ImageStore {
     /// Opens the store and removes what a crash has left behind. Must be called within a tokio runtime.
     pub fn open(root: &Path, config: StoreConfig) -> Result<Self, ImageError> {
@@ -94,6 +99,7 @@ impl ImageStore {
                 pulls: Flights::new(),
                 layers: Flights::new(),
                 slots,
+                sweepers: Arc::new(Semaphore::new(SWEEPERS)),
                 config,
                 _lock: lock,
             }),
@@ -179,6 +185,20 @@ impl ImageStore {
     /// Removes what no reference names and nobody uses; with `all`, also named images that nobody uses.
     pub async fn prune(&self, all: bool) -> Result<Pruned, ImageError> {
         self.inner.prune(all)
+    }
+
+    /// Moves a directory tree out of sight at once and removes it in the background; the next start goes on with what a
+    /// crash leaves. A path that is not there is success. On another file system it is removed before this returns.
+    pub async fn discard_tree(&self, path: &Path) -> Result<(), ImageError> {
+        let target = self.inner.layout.new_staging("removed");
+        match std::fs::rename(path, &target) {
+            Ok(()) => {
+                self.inner.delete(vec![target]);
+                Ok(())
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Err(_) => self.remove_tree(path).await,
+        }
     }
 
     /// Removes a directory tree whose files belong to subordinate ids. Never follows a symbolic link; a path
