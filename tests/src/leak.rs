@@ -35,6 +35,7 @@ fn processes(user: &User) -> Vec<String> {
         .into_iter()
         .filter(|pid| u32::try_from(*pid).is_ok_and(|pid| pid != std::process::id()))
         .filter(|pid| uid_of(*pid).is_some_and(owned))
+        .filter(|pid| !is_zombie(*pid))
         .map(|pid| {
             format!(
                 "process {pid}: {}",
@@ -42,6 +43,12 @@ fn processes(user: &User) -> Vec<String> {
             )
         })
         .collect()
+}
+
+/// Ended, and only not yet taken note of by its parent: it holds nothing but its number.
+fn is_zombie(pid: i32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    status.lines().any(|line| line.starts_with("State:") && line.contains('Z'))
 }
 
 fn uid_of(pid: i32) -> Option<u32> {

@@ -144,7 +144,7 @@ impl Drop for Daemon {
     }
 }
 
-/// Ends every process whose command line mentions `marker`, a path that only one fixture uses. A supervisor's keepers
+/// Ends every process that has to do with `marker`, a path that only one fixture uses. A supervisor's keepers
 /// and its broker outlive it by design, so that ending the supervisor does not end them.
 pub fn end_by_marker(marker: &Path) -> Vec<String> {
     let found = mentioning(marker);
@@ -158,15 +158,23 @@ pub fn end_by_marker(marker: &Path) -> Vec<String> {
     found.into_iter().map(|(_, line)| line).collect()
 }
 
-/// Processes whose command line mentions a path, this one excepted.
+/// Processes that have to do with a path, this one excepted: their command line names it, or their standard output
+/// goes to a file below it, as a keeper's does.
 pub fn mentioning(marker: &Path) -> Vec<(i32, String)> {
-    let marker = marker.to_string_lossy();
+    let text = marker.to_string_lossy();
     processes()
         .into_iter()
         .filter(|pid| u32::try_from(*pid).is_ok_and(|pid| pid != std::process::id()))
         .filter_map(|pid| Some((pid, command_line(pid)?)))
-        .filter(|(_, line)| line.contains(&*marker))
+        .filter(|(pid, line)| {
+            line.contains(&*text) || output_of(*pid).is_some_and(|file| file.starts_with(marker))
+        })
         .collect()
+}
+
+/// Where a process's standard error goes.
+pub fn output_of(pid: i32) -> Option<PathBuf> {
+    fs::read_link(format!("/proc/{pid}/fd/2")).ok()
 }
 
 /// The ids of all processes.

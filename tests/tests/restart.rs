@@ -109,7 +109,9 @@ async fn a_keeper_killed(f: Arc<Fixture>) -> Result<()> {
     );
     let mut watch = a.watch().await?;
     watch.next(STOP).await?;
-    ensure!(kill_processes(&f, &["keeper", &a.uid])? > 0, "there is no keeper of {}", a.uid);
+    let keeper = process::mentioning(&f.node.run().join("ws").join(&a.uid));
+    let (pid, _) = keeper.first().with_context(|| format!("there is no keeper of {}", a.uid))?;
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(*pid), Signal::SIGKILL)?;
     let event = watch.stopped(STOP).await?;
     let failure = cordium_tests::watch::failure_of(&event).context("stopped without a failure")?;
     ensure!(!failure.message.is_empty(), "the failure has no message");

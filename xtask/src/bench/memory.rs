@@ -27,7 +27,9 @@ pub async fn idle(bench: &Bench) -> Result<Vec<Row>> {
     let (mut agents, mut keepers) = (Vec::new(), Vec::new());
     for pid in process::processes() {
         let Some(line) = process::command_line(pid) else { continue };
-        if line.contains(" keeper") && line.contains(&*bench.node.dir.to_string_lossy()) {
+        if line.contains(" keeper")
+            && process::output_of(pid).is_some_and(|file| file.starts_with(&bench.node.dir))
+        {
             keepers.push(pss(pid)?);
         } else if line.ends_with("cordium-agent") && ours(bench, pid) {
             agents.push(pss(pid)?);
@@ -62,13 +64,13 @@ pub async fn idle(bench: &Bench) -> Result<Vec<Row>> {
 
 /// Whether an agent descends from a keeper of this bench.
 fn ours(bench: &Bench, mut pid: i32) -> bool {
-    let dir = bench.node.dir.to_string_lossy().into_owned();
+    let dir = &bench.node.dir;
     for _ in 0..4 {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
         let parent =
             status.lines().find_map(|line| line.strip_prefix("PPid:")).and_then(|id| id.trim().parse().ok());
         let Some(parent) = parent else { return false };
-        if process::command_line(parent).is_some_and(|line| line.contains(&dir)) {
+        if process::output_of(parent).is_some_and(|file| file.starts_with(dir)) {
             return true;
         }
         pid = parent;

@@ -19,7 +19,8 @@ pub async fn show(node: &Node, cli: &Cli, summary: &mut Summary) -> Result<()> {
     let ours = process::processes().into_iter().filter_map(|pid| {
         let line = process::command_line(pid)?;
         let inside = line == MARKER || line.ends_with("cordium-agent");
-        (inside || line.contains(&*node.dir.to_string_lossy())).then_some((pid, line))
+        let ours = process::output_of(pid).is_some_and(|file| file.starts_with(&node.dir));
+        (inside || ours || line.contains(&*node.dir.to_string_lossy())).then_some((pid, line))
     });
     for (pid, line) in ours {
         let Some(uid) = uid_of(pid) else { continue };
