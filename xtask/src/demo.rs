@@ -21,7 +21,7 @@ use cordium_tests::{
     git::GitServer,
     leak,
     node::{Node, Options},
-    paths,
+    paths, process,
     registry::Registry,
 };
 
@@ -68,7 +68,8 @@ pub async fn run(args: Args) -> Result<()> {
     let removed = fixture::remove_dir(&dir);
     summary.took("clean up", started.elapsed());
     played.and(cleaned).and(removed)?;
-    let left = leak::anywhere(&user);
+    let mut left = leak::below(&dir);
+    left.extend(process::mentioning(&dir).into_iter().map(|(_, line)| line));
     ensure!(left.is_empty(), "left behind: {}", left.join("; "));
     summary.fact("left behind", "nothing: no mount, cgroup, network namespace, process or socket");
     summary.print();
