@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cordium_proto::v1::LogsRequest;
+use cordium_proto::v1::{LogSource, LogsRequest};
 use tokio::{sync::mpsc, task::JoinHandle};
 
 use crate::{
@@ -13,21 +13,22 @@ use crate::{
 pub struct Follower {
     rx: mpsc::Receiver<LogLine>,
     task: JoinHandle<()>,
-    seen_any: bool,
+    /// Something inside has printed: what it said last may still be on its way.
+    seen_output: bool,
 }
 
 impl Follower {
     pub fn spawn(client: &Client, workspace: &str, run_id: &str) -> Self {
         let (tx, rx) = mpsc::channel(256);
         let task = tokio::spawn(follow(client.clone(), workspace.to_owned(), run_id.to_owned(), tx));
-        Self { rx, task, seen_any: false }
+        Self { rx, task, seen_output: false }
     }
 
     /// The next line; never ends before it is dropped.
     pub async fn next(&mut self) -> LogLine {
         match self.rx.recv().await {
             Some(line) => {
-                self.seen_any = true;
+                self.seen_output |= line.source != LogSource::Image;
                 line
             }
             None => std::future::pending().await,
@@ -36,7 +37,7 @@ impl Follower {
 
     /// What is still on its way when the phase stream has told the end: the two streams are not ordered.
     pub async fn drain(mut self, mut show: impl FnMut(LogLine)) {
-        let quiet = Duration::from_millis(if self.seen_any { 60 } else { 10 });
+        let quiet = Duration::from_millis(if self.seen_output { 60 } else { 5 });
         let all = async {
             while let Ok(Some(line)) = tokio::time::timeout(quiet, self.rx.recv()).await {
                 show(line);
