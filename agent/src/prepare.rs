@@ -110,6 +110,9 @@ struct Setup {
 /// The part that works on files only.
 fn set_up(state: &State, request: &PrepareRequest) -> Result<Setup, Failure> {
     etc::write(request, &state.events);
+    if let Err(error) = crate::rootfs::make_temporary_dirs() {
+        state.events.warning(format!("making the temporary directories: {error}"));
+    }
     let user = workspace_user::ensure(&state.events).map_err(|e| failures::unknown(e.to_string()))?;
     let marks = match StateDir::open() {
         Ok(marks) => Some(marks),

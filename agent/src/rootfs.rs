@@ -21,6 +21,14 @@ pub enum ReadOnlyError {
     Remount(io::Error),
 }
 
+/// Makes the temporary directories that every program expects and a bare image lacks.
+pub fn make_temporary_dirs() -> io::Result<()> {
+    for path in ["/tmp", "/var/tmp"] {
+        ensure_dir(Path::new(path), 0o1777)?;
+    }
+    Ok(())
+}
+
 pub fn make_read_only(user: &WorkspaceUser) -> Result<(), ReadOnlyError> {
     for (path, mode) in [("/tmp", 0o1777), ("/var/tmp", 0o1777), ("/run", 0o755)] {
         let path = Path::new(path);
@@ -32,11 +40,16 @@ pub fn make_read_only(user: &WorkspaceUser) -> Result<(), ReadOnlyError> {
 
 /// A mount of its own keeps its own flags: it stays writable when the one below does not.
 fn keep_writable(path: &Path, mode: u32) -> io::Result<()> {
-    if !path.is_dir() {
-        std::fs::create_dir_all(path)?;
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
-    }
+    ensure_dir(path, mode)?;
     Ok(mount_bind_recursive(path, path)?)
+}
+
+fn ensure_dir(path: &Path, mode: u32) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    std::fs::create_dir_all(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
 }
 
 fn keep_home(user: &WorkspaceUser) -> io::Result<()> {

@@ -5,6 +5,8 @@ use crate::{
     cgroup::{self, CgroupPlan, Layout, ProbeError},
 };
 
+pub(crate) const NO_STORAGE_LIMITS: &str = "storage limits are not enforced on this node";
+
 /// The node as the runtime may use it.
 #[derive(Debug, Clone)]
 pub struct Node {
@@ -50,7 +52,7 @@ impl Node {
             }
         }
         warnings.push("all workspaces share one range of subordinate ids".to_owned());
-        warnings.push("storage limits are not enforced on this node".to_owned());
+        warnings.push(NO_STORAGE_LIMITS.to_owned());
         warnings
     }
 }

@@ -244,7 +244,7 @@ async fn remove(client: &Client, workspace: &Resource) -> CliResult {
     let request = DeleteResourceRequest {
         kind: Proto::Workspace.into(),
         r#ref: resource::uid(workspace).to_owned(),
-        space: String::new(),
+        ..DeleteResourceRequest::default()
     };
     client.control().delete(request).await.doing(format!("delete workspace {name}"))?;
     output::note(&format!("workspace {name} deleted"));
@@ -262,8 +262,9 @@ fn summary(workspace: &Resource) -> String {
     let status = workspace.status.clone().unwrap_or_default();
     let mut out = format!("workspace {name} is {}\n", status.state().short_name());
     let mut row = |label: &str, value: &str| {
-        if !value.is_empty() {
-            out.push_str(&format!("  {label:<10}{}\n", text::one_line(value)));
+        // What a run's variables made of it is not part of the spec.
+        if !value.is_empty() && !value.contains("${{") {
+            out.push_str(&format!("  {label:<11}{}\n", text::one_line(value)));
         }
     };
     row("image", spec["image"]["registry"]["url"].as_str().unwrap_or_default());

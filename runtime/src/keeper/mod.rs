@@ -168,13 +168,19 @@ impl Clock {
 /// Makes the cgroups, puts the limits in force and moves in: on v1 into `box`, where the container will be born, because
 /// a v1 hierarchy is entered by a process itself or not at all. Each move costs a grace period of the kernel. Without a subtree the sandbox runs, with warnings.
 fn enter_cgroups(plan: &SandboxPlan) -> Result<Vec<String>, KeeperError> {
+    let mut warnings = Vec::new();
+    if plan.limits.storage_mib > 0 {
+        warnings.push(crate::node::NO_STORAGE_LIMITS.to_owned());
+    }
     let Some(cgroup) = &plan.cgroup else {
-        return Ok(vec![
-            "cpu, memory and pids limits are not enforced: no delegated cgroup subtree".to_owned(),
-        ]);
+        warnings.push("cpu, memory and pids limits are not enforced: no delegated cgroup subtree".to_owned());
+        return Ok(warnings);
     };
     cgroup.create()?;
-    let mut warnings = cgroup.apply(&plan.limits);
+    warnings.extend(cgroup.apply(&plan.limits));
+    if !cgroup.unified().is_some_and(|unified| unified.controllers().iter().any(|name| name == "memory")) {
+        warnings.push("cgroup controllers are not visible inside: this node's are on cgroup v1".to_owned());
+    }
     let leaf = |kind: &HierarchyKind| match kind {
         HierarchyKind::V1(_) => Leaf::Box,
         HierarchyKind::V2(_) => Leaf::Keeper,
