@@ -35,7 +35,7 @@ enum What {
     },
     /// Pull an image; its tag is resolved anew
     Pull {
-        /// A registry reference, oci:DIR[:TAG], or docker-archive:FILE
+        /// A registry reference, oci:DIR or oci:DIR:TAG, or docker-archive:FILE
         reference: String,
         /// User name for the registry
         #[arg(long, value_name = "NAME", default_value = "", requires = "password_env")]

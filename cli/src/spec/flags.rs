@@ -12,7 +12,7 @@ pub struct SpecFlags {
     /// YAML or JSON document to begin with; flags are laid over it (`-` reads standard input)
     #[arg(short = 'f', long, value_name = "FILE")]
     pub file: Option<PathBuf>,
-    /// Image: a registry reference, oci:DIR[:TAG], or docker-archive:FILE
+    /// Image: a registry reference, oci:DIR or oci:DIR:TAG, or docker-archive:FILE
     #[arg(long, value_name = "REF", conflicts_with = "dockerfile")]
     pub image: Option<String>,
     /// Build the image from this Dockerfile (its text is sent; there is no build context)
