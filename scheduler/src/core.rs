@@ -5,12 +5,13 @@ use std::{
     sync::{Arc, Mutex, PoisonError, Weak},
 };
 
-use cordium_proto::v1::Resource;
+use cordium_proto::v1::{Resource, WorkspaceStatus};
 use rusqlite::Connection;
 use tokio::sync::OwnedMutexGuard;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    activity::Activity,
     config::Config,
     crypt::Cipher,
     error::ApiError,
@@ -26,6 +27,7 @@ pub struct Core {
     pub config: Config,
     pub nodes: BTreeMap<String, Arc<NodeHandle>>,
     pub locks: Locks,
+    pub activity: Activity,
     pub shutdown: CancellationToken,
     pub tasks: TaskTracker,
 }
@@ -65,11 +67,18 @@ impl Core {
         }
     }
 
-    /// Adds what is known now and not stored: that a running workspace's node is not heard.
+    /// As [`Self::decorate_status`], for an answer.
     pub fn decorate(&self, resource: &mut Resource) {
-        let Some(status) = resource.status.as_mut().filter(|s| is_active(s) && !s.node.is_empty()) else {
+        if let Some(status) = &mut resource.status {
+            self.decorate_status(status);
+        }
+    }
+
+    /// Adds what is known now and not stored: that a running workspace's node is not heard.
+    pub fn decorate_status(&self, status: &mut WorkspaceStatus) {
+        if !is_active(status) || status.node.is_empty() {
             return;
-        };
+        }
         match self.nodes.get(&status.node).map(|n| n.view()) {
             Some(view) if view.reachable => {}
             Some(view) => {
@@ -93,18 +102,22 @@ pub struct Locks(Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>);
 
 impl Locks {
     pub async fn lock(&self, uid: &str) -> OwnedMutexGuard<()> {
-        let lock = {
-            let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            match map.get(uid).and_then(Weak::upgrade) {
-                Some(lock) => lock,
-                None => {
-                    map.retain(|_, held| held.strong_count() > 0);
-                    let lock = Arc::new(tokio::sync::Mutex::new(()));
-                    map.insert(uid.to_owned(), Arc::downgrade(&lock));
-                    lock
-                }
-            }
-        };
-        lock.lock_owned().await
+        self.of(uid).lock_owned().await
+    }
+
+    /// Nothing when a request for the workspace is under way.
+    pub fn try_lock(&self, uid: &str) -> Option<OwnedMutexGuard<()>> {
+        self.of(uid).try_lock_owned().ok()
+    }
+
+    fn of(&self, uid: &str) -> Arc<tokio::sync::Mutex<()>> {
+        let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(lock) = map.get(uid).and_then(Weak::upgrade) {
+            return lock;
+        }
+        map.retain(|_, held| held.strong_count() > 0);
+        let lock = Arc::new(tokio::sync::Mutex::new(()));
+        map.insert(uid.to_owned(), Arc::downgrade(&lock));
+        lock
     }
 }

@@ -18,6 +18,8 @@ pub enum SchedulerError {
     Lock { path: PathBuf, source: std::io::Error },
     #[error("{path} is in use by another scheduler; stop that one first")]
     InUse { path: PathBuf },
+    #[error("could not make the store {path}: {source}")]
+    MakeStore { path: PathBuf, source: std::io::Error },
     #[error("could not open the store {path}: {source}")]
     OpenStore { path: PathBuf, source: rusqlite::Error },
     #[error("could not bring the store {path} from schema {from} to {to}: {source}")]
@@ -59,6 +61,9 @@ pub enum ApiError {
     Exhausted { message: String, hint: Option<String> },
     #[error("node {node} does not answer: {message}")]
     NodeGone { node: String, message: String },
+    /// A deletion that only `force` can bring to an end, if the node does not come back.
+    #[error("workspace {workspace:?} is on node {node}, which does not answer: {message}")]
+    Stranded { workspace: String, node: String, message: String },
     /// What a node answered, as it put it.
     #[error("{}", .0.message())]
     Node(Box<Status>),
@@ -132,6 +137,11 @@ impl From<ApiError> for Status {
             ApiError::Exhausted { hint, .. } => with_hint(Code::ResourceExhausted, message, hint.as_deref()),
             ApiError::NodeGone { .. } => {
                 with_hint(Code::Unavailable, message, Some("see the nodes with: cordium status"))
+            }
+            ApiError::Stranded { workspace, .. } => {
+                let hint =
+                    format!("if the node is gone for good: cordium delete workspace {workspace} --force");
+                with_hint(Code::Unavailable, message, Some(&hint))
             }
             ApiError::Node(status) => relayed(&status),
             ApiError::ShuttingDown => Status::unavailable(message),

@@ -1,12 +1,13 @@
 //! The scheduler: desired state, placement, and the phases of all nodes as one stream.
 //!
-//! It is thin. What should be is in its [`store`]; what is comes from the nodes' `WatchPhases` streams, whose
+//! It is thin. What should be is in its `store`; what is comes from the nodes' `WatchPhases` streams, whose
 //! positions are stored in the same transaction as what they caused, so that it resumes where it was. The same
 //! code runs embedded in a supervisor, over a channel to its own Node service, and as a process of its own.
 //!
-//! A start travels [`control::start`] → [`placement`] → the node; phases come back through [`nodes`] →
-//! [`status`] → the journal → [`watch`].
+//! A start travels `control::start` → `placement` → the node; phases come back through `nodes` →
+//! `status` → the journal → `watch`.
 
+mod activity;
 mod clock;
 mod config;
 mod control;
@@ -102,6 +103,7 @@ pub async fn start(config: Config, targets: Vec<NodeTarget>) -> Result<Embedded,
         config,
         nodes,
         locks: core::Locks::default(),
+        activity: activity::Activity::default(),
         shutdown: CancellationToken::new(),
         tasks: TaskTracker::new(),
     });

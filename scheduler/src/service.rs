@@ -56,8 +56,8 @@ impl Control for ControlService {
     }
 
     async fn delete(&self, request: Request<DeleteResourceRequest>) -> Answer<DeleteResourceResponse> {
-        delete::delete(self.open()?, request.into_inner()).await?;
-        Ok(Response::new(DeleteResourceResponse {}))
+        let warnings = delete::delete(self.open()?, request.into_inner()).await?;
+        Ok(Response::new(DeleteResourceResponse { warnings }))
     }
 
     async fn start_workspace(&self, request: Request<StartWorkspaceRequest>) -> Answer<Resource> {

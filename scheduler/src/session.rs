@@ -15,6 +15,7 @@ use futures::{Stream, StreamExt as _, stream};
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::{
+    activity,
     core::Core,
     error::{ApiError, relayed, with_hint},
     names,
@@ -50,13 +51,13 @@ impl Route {
         if running && ws.status.state() == WorkspaceState::Stopped {
             return Err(not_running(&name));
         }
-        if ws.status.node.is_empty() {
+        if ws.last_node.is_empty() {
             return Err(ApiError::state(
-                format!("workspace {name:?} is on no node: it has never run, or left nothing behind"),
+                format!("workspace {name:?} is on no node: it has never run"),
                 format!("cordium start {name}"),
             ));
         }
-        Ok(Self { uid: ws.record.uid, name, node: core.node(&ws.status.node)?.clone() })
+        Ok(Self { uid: ws.record.uid, name, node: core.node(&ws.last_node)?.clone() })
     }
 
     /// A node's refusal in our caller's terms.
@@ -118,7 +119,9 @@ impl Session for ControlService {
         let route = Route::find(&self.core, &start.workspace, true)?;
         start.workspace.clone_from(&route.uid);
         let answer = route.node.sessions().exec(rest(opening, stream)).await;
-        Ok(self.replies(answer.map_err(|status| route.explain(status))?.into_inner()))
+        let replies = answer.map_err(|status| route.explain(status))?.into_inner();
+        activity::note(&self.core, &route.uid);
+        Ok(self.replies(replies))
     }
 
     async fn create_terminal(
@@ -129,7 +132,9 @@ impl Session for ControlService {
         let route = Route::find(&self.core, &request.workspace, true)?;
         request.workspace.clone_from(&route.uid);
         let answer = route.node.sessions().create_terminal(request).await;
-        Ok(Response::new(answer.map_err(|status| route.explain(status))?.into_inner()))
+        let made = answer.map_err(|status| route.explain(status))?.into_inner();
+        activity::note(&self.core, &route.uid);
+        Ok(Response::new(made))
     }
 
     async fn list_terminals(&self, request: Request<ListTerminalsRequest>) -> Answer<ListTerminalsResponse> {
@@ -163,7 +168,9 @@ impl Session for ControlService {
         let route = Route::find(&self.core, &attach.workspace, true)?;
         attach.workspace.clone_from(&route.uid);
         let answer = route.node.sessions().attach_terminal(rest(opening, stream)).await;
-        Ok(self.replies(answer.map_err(|status| route.explain(status))?.into_inner()))
+        let replies = answer.map_err(|status| route.explain(status))?.into_inner();
+        activity::note(&self.core, &route.uid);
+        Ok(self.replies(replies))
     }
 
     /// Also of a stopped workspace: its node keeps the log.

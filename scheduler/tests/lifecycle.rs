@@ -7,8 +7,8 @@ use common::{FakeNode, Scheduler, memory, state_of};
 use cordium_proto::{
     HINT_KEY,
     v1::{
-        DeleteResourceRequest, Failure, Kind, StartWorkspaceRequest, StoppingReason, WorkspaceState as S,
-        failure,
+        DeleteResourceRequest, Failure, Kind, LogsRequest, StartWorkspaceRequest, StoppingReason,
+        WorkspaceState as S, failure,
     },
 };
 use tonic::Code;
@@ -30,7 +30,7 @@ async fn world() -> World {
 }
 
 fn deletion(name: &str) -> DeleteResourceRequest {
-    DeleteResourceRequest { kind: Kind::Workspace.into(), r#ref: name.into(), space: String::new() }
+    DeleteResourceRequest { kind: Kind::Workspace.into(), r#ref: name.into(), ..Default::default() }
 }
 
 #[tokio::test]
@@ -114,6 +114,21 @@ async fn l11_ephemeral_is_bound_to_no_node_once_stopped() {
     w.scheduler.until_state("tmp", S::Running).await;
     w.scheduler.stop("tmp").await.unwrap();
     assert_eq!(w.scheduler.until_state("tmp", S::Stopped).await.node, "");
+}
+
+#[tokio::test]
+async fn a_stopped_ephemeral_one_keeps_its_log_and_is_deleted_on_its_node() {
+    let w = world().await;
+    let uid = w.scheduler.create("tmp", r#"{"isEphemeral":true}"#).await.metadata.unwrap().uid;
+    w.scheduler.start("tmp").await.unwrap();
+    w.scheduler.until_state("tmp", S::Running).await;
+    w.scheduler.stop("tmp").await.unwrap();
+    w.scheduler.until_state("tmp", S::Stopped).await;
+    let request = LogsRequest { workspace: "tmp".into(), ..Default::default() };
+    let mut logs = w.scheduler.session().logs(request).await.unwrap().into_inner();
+    assert!(logs.message().await.unwrap().is_some());
+    w.scheduler.control().delete(deletion("tmp")).await.unwrap();
+    assert_eq!(w.node.with(|s| s.deleted.clone()), [uid]);
 }
 
 #[tokio::test]

@@ -99,6 +99,17 @@ async fn a_reader_that_waits_holds_the_writer_back() {
 }
 
 #[tokio::test]
+async fn a_command_counts_as_activity() {
+    let w = world().await;
+    let before = w.s.status("one").await.last_activity_at;
+    let mut replies = w.s.session().exec(tokio_stream::iter([start("one")])).await.unwrap().into_inner();
+    while replies.message().await.unwrap().is_some() {}
+    let later = w.s.until("one", "used", |status| status.last_activity_at != before).await.last_activity_at;
+    let seconds = |at: Option<prost_types::Timestamp>| at.map(|at| (at.seconds, at.nanos));
+    assert!(seconds(later) > seconds(before));
+}
+
+#[tokio::test]
 async fn refusals_say_what_to_do() {
     let w = world().await;
     let exec = |first: Vec<ExecRequest>| {

@@ -147,6 +147,7 @@ fn insert_workspace(
         record,
         run_spec: String::new(),
         accepted: true,
+        last_node: String::new(),
         revision: 0,
     };
     if let Some(resolved) = specs::resolve_ahead(conn, &ws, vars)? {

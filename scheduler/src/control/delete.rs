@@ -12,21 +12,29 @@ use crate::{
     names::Target,
     specs,
     store::{
-        journal,
+        journal, left_behind,
         records::{self, Record},
-        workspaces,
+        workspaces::{self, Workspace},
     },
 };
 
 /// A node may have to end the sandbox first.
 const NODE_DELETE: Duration = Duration::from_secs(15 * 60);
+const FORCED_DELETE: Duration = Duration::from_secs(30);
 const SETTLE: Duration = Duration::from_secs(2);
 
-pub async fn delete(core: &Arc<Core>, request: DeleteResourceRequest) -> Result<(), ApiError> {
+/// Returns what is left behind, in words.
+pub async fn delete(core: &Arc<Core>, request: DeleteResourceRequest) -> Result<Vec<String>, ApiError> {
     let kind = request.kind();
     let target = read::target(kind, &request.r#ref, &request.space)?;
     if kind == Kind::Workspace {
-        return workspace(core, target).await;
+        return workspace(core, target, request.force).await;
+    }
+    if request.force {
+        return Err(ApiError::invalid(format!(
+            "force: has no meaning when a {} is deleted",
+            records::kind_name(kind)
+        )));
     }
     core.store
         .write(move |tx| {
@@ -36,7 +44,8 @@ pub async fn delete(core: &Arc<Core>, request: DeleteResourceRequest) -> Result<
                 Kind::Template => template(tx, &record),
                 _ => secret(tx, &record),
             }?;
-            records::delete(tx, &record.uid)
+            records::delete(tx, &record.uid)?;
+            Ok(Vec::new())
         })
         .await
 }
@@ -86,40 +95,65 @@ fn secret(conn: &Connection, record: &Record) -> Result<(), ApiError> {
     Ok(())
 }
 
-async fn workspace(core: &Arc<Core>, target: Target) -> Result<(), ApiError> {
+async fn workspace(core: &Arc<Core>, target: Target, force: bool) -> Result<Vec<String>, ApiError> {
     let uid = core.store.lookup(|conn| Ok(workspaces::get(conn, &target)?.record.uid))?;
     let inner = core.clone();
     core.detached(async move {
         let _guard = inner.locks.lock(&uid).await;
         let target = Target::Uid(uid.clone());
         let ws = inner.store.lookup(|conn| workspaces::get(conn, &target))?;
-        if !ws.status.node.is_empty() {
-            on_node(&inner, &ws.status.node, &uid).await?;
-        }
+        let left = from_node(&inner, &ws, force).await?;
+        let node = left.is_some().then(|| ws.last_node.clone());
         inner
             .store
             .write(move |tx| {
                 let ws = workspaces::get(tx, &target)?;
                 records::delete(tx, &ws.record.uid)?;
+                if let Some(node) = node {
+                    left_behind::put(tx, &node, &ws.record.uid)?;
+                }
                 journal::append(tx, &ws, None, true).map(|_| ())
             })
-            .await
+            .await?;
+        Ok(left.into_iter().collect())
     })
     .await
 }
 
-async fn on_node(core: &Core, node: &str, uid: &str) -> Result<(), ApiError> {
+/// Has the node remove its part. Says what is left there, if the workspace may be forgotten all the same.
+async fn from_node(core: &Core, ws: &Workspace, force: bool) -> Result<Option<String>, ApiError> {
+    if ws.last_node.is_empty() {
+        return Ok(None);
+    }
+    let Err(error) = on_node(core, &ws.last_node, &ws.record.uid, force).await else { return Ok(None) };
+    let name = &ws.record.name;
+    // Only a record and a log are left of what is bound to no node.
+    if force || (ws.status.node.is_empty() && matches!(error, ApiError::NodeGone { .. })) {
+        tracing::warn!(workspace = name, node = ws.last_node, %error, "a workspace is forgotten with a part left");
+        return Ok(Some(format!(
+            "{error}; what is left of workspace {name} on node {} is deleted when it answers again",
+            ws.last_node
+        )));
+    }
+    Err(match error {
+        ApiError::NodeGone { node, message } => ApiError::Stranded { workspace: name.clone(), node, message },
+        other => other,
+    })
+}
+
+async fn on_node(core: &Core, node: &str, uid: &str, force: bool) -> Result<(), ApiError> {
     let node = core.node(node)?;
+    let gone = |message: String| ApiError::NodeGone { node: node.name.clone(), message };
+    let view = node.view();
+    if force && !view.reachable {
+        return Err(gone(view.error));
+    }
     let mut client = node.client();
     let request = DeleteRequest { workspace_uid: uid.to_owned() };
-    match tokio::time::timeout(NODE_DELETE, client.delete(request)).await {
+    let limit = if force { FORCED_DELETE } else { NODE_DELETE };
+    match tokio::time::timeout(limit, client.delete(request)).await {
         Ok(answer) => answer.map_err(|status| ApiError::from_node(&node.name, status))?,
-        Err(_) => {
-            return Err(ApiError::NodeGone {
-                node: node.name.clone(),
-                message: "it did not finish the deletion in time".into(),
-            });
-        }
+        Err(_) => return Err(gone(format!("it did not finish the deletion within {} s", limit.as_secs()))),
     };
     // So that watchers see the last phases before the deletion.
     node.settle(SETTLE).await;

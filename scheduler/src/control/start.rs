@@ -21,7 +21,7 @@ use crate::{
     nodes::{apply, reconcile},
     placement, specs, status,
     store::{
-        journal,
+        journal, left_behind,
         workspaces::{self, Workspace},
     },
 };
@@ -117,6 +117,11 @@ fn begin(conn: &Connection, core: &Core, uid: &str, wish: Wish) -> Result<Begun,
     let run_id = names::new_uid();
     let before = ws.status.state;
     status::begin_run(&mut ws.status, &run_id, wish.vars.into_iter().collect(), clock::now());
+    // A run that begins here must not be taken for what was left here; what is left elsewhere is of no use any more.
+    left_behind::remove(conn, &node, uid)?;
+    if !ws.last_node.is_empty() && ws.last_node != node {
+        left_behind::put(conn, &ws.last_node, uid)?;
+    }
     ws.status.node.clone_from(&node);
     ws.status.limit = Some(resolved.limit);
     ws.run_spec = resolved.json;

@@ -12,9 +12,9 @@ use tonic::Status;
 use crate::{
     core::Core,
     error::{ApiError, describe},
-    nodes::{NodeHandle, apply, apply::Position, reconcile},
+    nodes::{NodeHandle, apply, apply::Position, left_behind, reconcile},
     placement::beyond,
-    store::{self, workspaces},
+    store::{self, journal, workspaces},
 };
 
 const ANSWER: Duration = Duration::from_secs(5);
@@ -50,6 +50,9 @@ pub async fn run(core: Arc<Core>, node: Arc<NodeHandle>) {
         };
         if node.lost(&broken.to_string()) {
             tracing::warn!(node = node.name, reason = %broken, "node lost; trying to reach it again");
+            if let Err(error) = tell_reachability(&core, &node).await {
+                tracing::warn!(node = node.name, %error, "could not tell that the node is lost");
+            }
         } else {
             tracing::debug!(node = node.name, reason = %broken, "node not reached");
         }
@@ -74,6 +77,7 @@ async fn connection(core: &Arc<Core>, node: &Arc<NodeHandle>) -> Break {
 
 async fn follow(core: &Arc<Core>, node: &Arc<NodeHandle>) -> Result<std::convert::Infallible, Break> {
     let info = ask(core, node).await?;
+    tell_reachability(core, node).await?;
     let mut position = resume_from(core, node, info.revision).await?;
     let request = WatchPhasesRequest { after_revision: position.cursor };
     let mut client = node.client();
@@ -150,7 +154,28 @@ async fn poll(core: &Arc<Core>, node: &Arc<NodeHandle>) -> Break {
         if let Err(e) = reconcile::resend_starts(core, node).await {
             tracing::warn!(node = node.name, error = %e, "could not look for starts to send again");
         }
+        if let Err(e) = left_behind::delete_some(core, node).await {
+            tracing::warn!(node = node.name, error = %e, "could not look for what is left to delete");
+        }
     }
+}
+
+/// Watchers of the workspaces that are active on a node hear that it is lost, and that it is back: an event without a
+/// phase, in which the warnings have changed.
+async fn tell_reachability(core: &Arc<Core>, node: &NodeHandle) -> Result<(), ApiError> {
+    let (inner, name) = (core.clone(), node.name.clone());
+    core.store
+        .write(move |tx| {
+            for mut ws in workspaces::active_on(tx, &name)? {
+                inner.decorate_status(&mut ws.status);
+                let told = journal::warnings(tx, ws.revision)?;
+                if told.is_some_and(|told| told != ws.status.warnings) {
+                    journal::append(tx, &ws, None, false)?;
+                }
+            }
+            Ok(())
+        })
+        .await
 }
 
 async fn ask(core: &Core, node: &NodeHandle) -> Result<GetNodeResponse, Break> {

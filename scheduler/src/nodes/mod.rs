@@ -4,11 +4,13 @@
 //! follow ─ one task per node: connect, replay from the stored cursor, stay; else back off
 //!   ├─ apply      a batch of phase events and the new cursor, one transaction
 //!   ├─ reconcile  what the stream cannot say: starts that never arrived, runs the node lost
+//!   ├─ left_behind  what the node is still to delete
 //!   └─ poll       GetNode every few seconds: capacity, and whether the node answers at all
 //! ```
 
 pub mod apply;
 pub mod follow;
+pub mod left_behind;
 pub mod reconcile;
 
 use std::time::Duration;

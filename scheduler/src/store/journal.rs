@@ -2,7 +2,7 @@
 
 use cordium_proto::v1::{Kind, PhaseEvent, Resource, Run, WorkspaceEvent, WorkspaceStatus};
 use prost::Message as _;
-use rusqlite::{Connection, Row, params};
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use crate::{
     error::ApiError,
@@ -68,6 +68,16 @@ pub fn append(
 pub fn drop_older(conn: &Connection, revision: u64) -> Result<(), ApiError> {
     conn.prepare_cached("DELETE FROM journal WHERE revision <= ?1")?.execute([signed(revision)])?;
     Ok(())
+}
+
+/// The warnings of the status that watchers have seen with an entry, if it is still there.
+pub fn warnings(conn: &Connection, revision: u64) -> Result<Option<Vec<String>>, ApiError> {
+    let status: Option<Vec<u8>> = conn
+        .prepare_cached("SELECT status FROM journal WHERE revision = ?1")?
+        .query_row([signed(revision)], |row| row.get(0))
+        .optional()?;
+    let status = status.and_then(|bytes| WorkspaceStatus::decode(bytes.as_slice()).ok());
+    Ok(status.map(|status| status.warnings))
 }
 
 /// The next events after a revision, at most `max`.

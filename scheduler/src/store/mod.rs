@@ -4,6 +4,7 @@
 //! to watchers only after the commit. Reads have connections of their own and never wait for a writer.
 
 pub mod journal;
+pub mod left_behind;
 mod migrations;
 pub mod nodes;
 pub mod records;
@@ -51,6 +52,7 @@ impl Store {
 
     fn open_locked(path: &Path, lock: Flock<std::fs::File>) -> Result<Self, SchedulerError> {
         let fail = |source| SchedulerError::OpenStore { path: path.to_owned(), source };
+        make_private(path)?;
         let mut writer = Connection::open(path).map_err(fail)?;
         writer.pragma_update(None, "journal_mode", "WAL").map_err(fail)?;
         writer.pragma_update(None, "synchronous", "FULL").map_err(fail)?;
@@ -145,6 +147,18 @@ fn make_private_dir(path: &Path) -> Result<(), SchedulerError> {
         .mode(0o700)
         .create(path)
         .map_err(|source| SchedulerError::MakeDirectory { path: path.to_owned(), source })
+}
+
+/// Specs hold values that are not for everybody; the store's other files get the mode of this one.
+fn make_private(path: &Path) -> Result<(), SchedulerError> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let made = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    match made {
+        Err(source) if source.kind() != std::io::ErrorKind::AlreadyExists => {
+            Err(SchedulerError::MakeStore { path: path.to_owned(), source })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Two schedulers on one store would both drive its nodes.

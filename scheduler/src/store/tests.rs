@@ -36,6 +36,7 @@ fn workspace(conn: &Connection, name: &str, space: &str) -> Workspace {
         record,
         run_spec: String::new(),
         accepted: true,
+        last_node: String::new(),
         revision: 0,
     };
     workspaces::insert(conn, &ws).unwrap();

@@ -26,6 +26,8 @@ pub struct Workspace {
     pub status: WorkspaceStatus,
     pub run_spec: String,
     pub accepted: bool,
+    /// The node that it was last on, or that it is on.
+    pub last_node: String,
     /// Its newest entry in the journal.
     pub revision: u64,
 }
@@ -52,12 +54,13 @@ fn from_row(row: &Row<'_>) -> rusqlite::Result<Workspace> {
         run_spec: row.get(11)?,
         accepted: row.get(12)?,
         revision: row.get::<_, i64>(13)?.unsigned_abs(),
+        last_node: row.get(14)?,
     })
 }
 
 const SELECT: &str =
     "SELECT r.uid, r.kind, r.space, r.name, r.display_name, r.labels, r.spec, r.created_at, r.updated_at,
-     w.template, w.status, w.run_spec, w.accepted, w.revision
+     w.template, w.status, w.run_spec, w.accepted, w.revision, w.last_node
      FROM resources r JOIN workspaces w ON w.uid = r.uid";
 
 fn select(condition: &str) -> String {
@@ -92,7 +95,8 @@ pub fn save(conn: &Connection, ws: &mut Workspace) -> Result<(), ApiError> {
         .execute(params![uid, MAX_LAST_RUNS as i64])?;
     }
     conn.prepare_cached(
-        "UPDATE workspaces SET state = ?2, node = ?3, status = ?4, run_spec = ?5, accepted = ?6 WHERE uid = ?1",
+        "UPDATE workspaces SET state = ?2, node = ?3, status = ?4, run_spec = ?5, accepted = ?6,
+         last_node = CASE ?3 WHEN '' THEN last_node ELSE ?3 END WHERE uid = ?1",
     )?
     .execute(params![
         uid,
