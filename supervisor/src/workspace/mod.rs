@@ -1,6 +1,6 @@
 //! The life of a workspace on its node.
 //!
-//! One task owns each workspace ([`Actor`](actor)); only it changes the state. Requests are queued to it, and
+//! One task owns each workspace (`actor::Actor`); only it changes the state. Requests are queued to it, and
 //! so is what its helpers find out: the start-up, the stop, the watch on the agent, the wait for the sandbox.
 //!
 //! ```text
