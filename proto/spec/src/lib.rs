@@ -2,7 +2,7 @@
 //!
 //! Text comes in through [`parse_document`] (a whole document) or [`parse_workspace_json`] and its sisters (a bare
 //! spec). Both are strict: the first thing that is wrong is reported as one [`SpecError`] that names the field,
-//! what it was and what is allowed. [`resolve`] then makes of a Template, a Workspace, a Space and the variables of
+//! what it was and what is allowed. [`resolve()`] then makes of a Template, a Workspace, a Space and the variables of
 //! one run the spec that a node carries out. Nothing here does I/O.
 //!
 //! Memory and storage are given in a field called `megabytes` for the sake of existing files; its unit is MiB

@@ -116,7 +116,7 @@ pub fn parse_workspace_json(text: &str) -> Result<WorkspaceSpec, SpecError> {
     Ok(spec)
 }
 
-/// Reads and checks a Workspace spec that [`crate::resolve`] made: longer lists, and an env value may be empty where
+/// Reads and checks a Workspace spec that [`crate::resolve()`] made: longer lists, and an env value may be empty where
 /// a variable was not set.
 pub fn parse_resolved_json(text: &str) -> Result<WorkspaceSpec, SpecError> {
     let spec = bare(text)?;

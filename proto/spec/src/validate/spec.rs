@@ -15,7 +15,7 @@ pub fn validate_workspace(spec: &WorkspaceSpec) -> Result<(), SpecError> {
     workspace(spec, Stage::Draft)
 }
 
-/// A Workspace spec that [`crate::resolve`] made.
+/// A Workspace spec that [`crate::resolve()`] made.
 pub fn validate_resolved(spec: &WorkspaceSpec) -> Result<(), SpecError> {
     workspace(spec, Stage::Resolved)
 }

@@ -21,7 +21,7 @@ pub(super) fn line(at: At<'_>, text: &str, max: usize) -> Result<(), SpecError> 
     Ok(())
 }
 
-/// As [`line`], or nothing at all.
+/// As [`line()`], or nothing at all.
 pub(super) fn optional_line(at: At<'_>, text: &str, max: usize) -> Result<(), SpecError> {
     if text.is_empty() { Ok(()) } else { line(at, text, max) }
 }
