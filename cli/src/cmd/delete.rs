@@ -24,6 +24,9 @@ pub struct Args {
     /// What does not exist is no error
     #[arg(long)]
     pub ignore_not_found: bool,
+    /// Forget a workspace even if its node does not answer
+    #[arg(long)]
+    pub force: bool,
 }
 
 pub async fn run(global: &Global, args: Args) -> Outcome {
@@ -36,9 +39,13 @@ pub async fn run(global: &Global, args: Args) -> Outcome {
             kind: Proto::from(args.kind).into(),
             r#ref: name.clone(),
             space: args.space.clone(),
+            force: args.force,
         };
         match client.control().delete(request).await {
-            Ok(_) => output::line(&format!("{word}/{name} deleted")),
+            Ok(answer) => {
+                answer.into_inner().warnings.iter().for_each(|warning| output::warning(warning));
+                output::line(&format!("{word}/{name} deleted"));
+            }
             Err(status) if status.code() == Code::NotFound && args.ignore_not_found => {}
             Err(status) => {
                 CliError::from_status(&format!("delete {word} {name}"), &status).print();

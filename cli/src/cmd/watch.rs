@@ -99,10 +99,22 @@ fn describe(event: &WorkspaceEvent) -> String {
         _ => &phase.workspace_name,
     };
     let at = phase.at.as_ref().map_or_else(|| "-".to_owned(), rfc3339);
-    let state = if event.deleted { "DELETED" } else { json::state_name(phase.state) };
+    let status = event.workspace.as_ref().and_then(|w| w.status.as_ref()).filter(|_| event.phase.is_none());
+    let state = match status {
+        _ if event.deleted => "DELETED",
+        Some(status) => json::state_name(status.state),
+        None => json::state_name(phase.state),
+    };
     let mut line = format!("{at} {} {}", text::one_line(name), style(state).bold());
     if phase.snapshot {
         line.push_str(" (now)");
+    }
+    // Without a transition it is something else about it that has changed.
+    if let Some(status) = status.filter(|_| !event.deleted) {
+        line.push_str(" (still)");
+        for warning in &status.warnings {
+            line.push_str(&format!(" warning: {}", text::one_line(warning)));
+        }
     }
     if !phase.detail.is_empty() {
         line.push_str(&format!(" {}", text::one_line(&phase.detail)));
@@ -120,7 +132,7 @@ fn describe(event: &WorkspaceEvent) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cordium_proto::v1::{Failure, WorkspaceState};
+    use cordium_proto::v1::{Failure, Metadata, Resource, WorkspaceState, WorkspaceStatus};
 
     #[test]
     fn a_line_tells_state_and_failure() {
@@ -135,5 +147,19 @@ mod tests {
         };
         console::set_colors_enabled(false);
         assert_eq!(describe(&event), "- dev STOPPING_REQUEST unknown: bad");
+    }
+
+    #[test]
+    fn a_line_without_a_transition_tells_the_state_and_the_warnings() {
+        let status = WorkspaceStatus {
+            state: WorkspaceState::Running.into(),
+            warnings: vec!["node a does not answer".into()],
+            ..WorkspaceStatus::default()
+        };
+        let metadata = Metadata { name: "dev".into(), ..Metadata::default() };
+        let workspace = Resource { metadata: Some(metadata), status: Some(status), ..Resource::default() };
+        let event = WorkspaceEvent { workspace: Some(workspace), ..WorkspaceEvent::default() };
+        console::set_colors_enabled(false);
+        assert_eq!(describe(&event), "- dev RUNNING (still) warning: node a does not answer");
     }
 }

@@ -94,7 +94,11 @@ impl<'a> Follow<'a> {
             if event.deleted {
                 return Err(CliError::new(format!("workspace {} was deleted meanwhile", self.name)));
             }
-            let Some(phase) = &event.phase else { continue };
+            let Some(phase) = &event.phase else {
+                let status = event.workspace.and_then(|workspace| workspace.status).unwrap_or_default();
+                self.tracker.new_warnings(&status.warnings).iter().for_each(|text| view.warning(text));
+                continue;
+            };
             // A snapshot tells what was before our request, unless it is of our run.
             let ours = run_id.is_empty() || phase.run_id == run_id;
             if !ours && phase.state() == WorkspaceState::Stopped {

@@ -44,6 +44,18 @@ pub struct Tracker {
 }
 
 impl Tracker {
+    /// Those that have not been told.
+    pub fn new_warnings(&mut self, warnings: &[String]) -> Vec<String> {
+        let mut new = Vec::new();
+        for warning in warnings {
+            if !self.warnings.contains(warning) && self.warnings.len() < 64 {
+                self.warnings.push(warning.clone());
+                new.push(warning.clone());
+            }
+        }
+        new
+    }
+
     /// `moved` says that a STOPPED is the end of this run, not the state before it.
     pub fn feed(&mut self, event: &PhaseEvent, now: Instant, moved: bool) -> Vec<Step> {
         let state = event.state();
@@ -51,12 +63,7 @@ impl Tracker {
         if state == WorkspaceState::Stopped && !moved && self.current.is_none() {
             return steps;
         }
-        for warning in &event.warnings {
-            if !self.warnings.contains(warning) && self.warnings.len() < 64 {
-                self.warnings.push(warning.clone());
-                steps.push(Step::Warning(warning.clone()));
-            }
-        }
+        steps.extend(self.new_warnings(&event.warnings).into_iter().map(Step::Warning));
         if let Some(failure) = &event.failure
             && self.failure.is_none()
         {

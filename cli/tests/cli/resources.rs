@@ -104,6 +104,16 @@ async fn delete_goes_on_after_one_that_cannot_be_deleted() {
 }
 
 #[tokio::test]
+async fn delete_by_force_tells_what_is_left() {
+    let (_dir, fake, cordium) = stage().await;
+    cordium.run(&["create", "ws", "a"]).await;
+    let o = cordium.run(&["delete", "ws", "a", "--force"]).await;
+    assert_eq!((o.code, o.out.as_str()), (0, "workspace/a deleted\n"));
+    assert_eq!(o.err, "warning: node a does not answer\n");
+    fake.seen(|s| assert_eq!(s.deleted, ["a"]));
+}
+
+#[tokio::test]
 async fn a_secret_comes_from_stdin_a_file_or_the_environment() {
     let (dir, fake, cordium) = stage().await;
     let mut child = cordium.command(&["create", "secret", "one", "-"]).stdin(Stdio::piped()).spawn().unwrap();

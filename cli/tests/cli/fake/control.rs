@@ -123,7 +123,8 @@ impl Control for Fake {
         let name = found.metadata.as_ref().unwrap().name.clone();
         self.0.seen.lock().unwrap().deleted.push(name);
         self.0.resources.lock().unwrap().retain(|r| r.metadata != found.metadata || r.kind != found.kind);
-        Ok(Response::new(DeleteResourceResponse {}))
+        let warnings = request.force.then(|| "node a does not answer".to_owned()).into_iter().collect();
+        Ok(Response::new(DeleteResourceResponse { warnings }))
     }
 
     async fn start_workspace(&self, request: Request<StartWorkspaceRequest>) -> Answer<Resource> {
