@@ -1,6 +1,12 @@
 //! The gRPC channel to the agent of a running workspace.
+//!
+//! It asks the agent for a sign of life while a call is open, as the watch on it always is. An agent that hangs then
+//! breaks the connection, and the watch finds out whether it is lost.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use cordium_proto::{
     MAX_MESSAGE_BYTES,
@@ -9,6 +15,11 @@ use cordium_proto::{
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint, Uri};
+
+/// How often the agent is asked for a sign of life, and how long it may take to give it. An agent that is only short of
+/// CPU must not lose its calls.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+const KEEP_ALIVE_ANSWER: Duration = Duration::from_secs(20);
 
 /// One channel, shared by everything that talks to the agent.
 #[derive(Clone)]
@@ -19,10 +30,17 @@ pub struct AgentLink {
 impl AgentLink {
     /// Connects on first use, and again when the connection breaks.
     pub fn new(socket: &Path) -> Self {
+        Self::with_keep_alive(socket, KEEP_ALIVE, KEEP_ALIVE_ANSWER)
+    }
+
+    /// As [`AgentLink::new`]; an agent that gives no sign of life `answer` after it was asked breaks the connection.
+    pub(crate) fn with_keep_alive(socket: &Path, interval: Duration, answer: Duration) -> Self {
         let socket: PathBuf = socket.to_owned();
         let channel = Endpoint::from_static("http://agent.local")
             .initial_stream_window_size(1 << 20)
             .initial_connection_window_size(16 << 20)
+            .http2_keep_alive_interval(interval)
+            .keep_alive_timeout(answer)
             .connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
                 let socket = socket.clone();
                 async move { UnixStream::connect(socket).await.map(TokioIo::new) }

@@ -171,3 +171,30 @@ fn line_of(entry: LogEntry) -> Line {
         agent_seq: entry.seq,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use tokio::{net::UnixListener, sync::mpsc};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_agent_that_takes_connections_but_never_answers_is_lost() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("agent.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        tokio::spawn(async move {
+            let mut held = Vec::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                held.push(stream);
+            }
+        });
+        let (events, mut heard) = mpsc::channel(4);
+        let report = Report { run: 1, events };
+        let link = AgentLink::with_keep_alive(&socket, Duration::from_millis(50), Duration::from_millis(100));
+        let watch = watch(link, CancellationToken::new(), report, Duration::from_millis(300));
+        timeout(Duration::from_secs(20), watch).await.unwrap();
+        assert!(matches!(heard.recv().await, Some((1, Event::AgentLost(_)))));
+    }
+}
