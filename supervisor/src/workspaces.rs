@@ -102,9 +102,18 @@ impl Workspaces {
     /// Removes a workspace. One that is not there is fine.
     pub async fn delete(&self, uid: &str) -> Result<(), RequestError> {
         match self.find(uid) {
-            Some(owner) => ask(&owner, |reply| Request::Delete { reply }).await,
+            Some(owner) => {
+                let deleted = ask(&owner, |reply| Request::Delete { reply }).await;
+                self.forget_closed();
+                deleted
+            }
             None => Ok(()),
         }
+    }
+
+    /// Also those whose deletion nobody waited for.
+    fn forget_closed(&self) {
+        self.owners.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, owner| !owner.is_closed());
     }
 
     /// The workspace's owner, or NOT_FOUND.

@@ -2,14 +2,19 @@
 //!
 //! Each step has a bound, and a step that fails does not keep the next from being tried.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use cordium_proto::v1::{Failure, ShutdownRequest, failure::Type};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::{Event, HaltEnd, Report, follow::Pump};
-use crate::{agent_link::AgentLink, context::Context, failure::failure, runtime::SandboxHandle};
+use crate::{
+    agent_link::AgentLink,
+    context::Context,
+    failure::failure,
+    runtime::{RuntimeFailure, SandboxHandle},
+};
 
 /// What the agent's answer may take beyond the budgets that it was given.
 const MARGIN: Duration = Duration::from_secs(10);
@@ -29,7 +34,18 @@ pub struct Halt {
 }
 
 impl Halt {
-    pub async fn run(mut self) {
+    /// Whatever happens, the owner hears of an end: without one the workspace would stay in STOPPING.
+    pub async fn run(self) {
+        let report = self.report.clone();
+        let end = tokio::spawn(self.steps()).await.unwrap_or_else(|_| {
+            let failure = failure(Type::Unknown, "ending the sandbox: its task has panicked");
+            HaltEnd { failure: Some(failure), warnings: Vec::new(), storage_removed: false }
+        });
+        // Without an owner the supervisor is ending; the next one goes on from the record.
+        let _ = report.send(Event::HaltEnded(end)).await;
+    }
+
+    async fn steps(mut self) -> HaltEnd {
         let mut end = HaltEnd { failure: None, warnings: Vec::new(), storage_removed: false };
         if let Some(agent) = self.agent.take() {
             end.warnings = self.shut_down(&agent).await;
@@ -44,8 +60,7 @@ impl Halt {
         if end.failure.is_none() {
             self.clean_up(&mut end).await;
         }
-        // Without an owner the supervisor is ending; the next one goes on from the record.
-        let _ = self.report.send(Event::HaltEnded(end)).await;
+        end
     }
 
     async fn shut_down(&self, link: &AgentLink) -> Vec<String> {
@@ -89,15 +104,21 @@ impl Halt {
     }
 
     async fn clean_up(&self, end: &mut HaltEnd) {
-        let runtime = &self.context.runtime;
-        if let Err(error) = runtime.remove_tree(&self.context.dirs.sandbox(&self.uid)).await {
+        if let Err(error) = self.remove(&self.context.dirs.sandbox(&self.uid)).await {
             end.warnings.push(format!("removing what the run left: {error}"));
         }
         if self.remove_storage {
-            match runtime.remove_tree(&self.context.dirs.volume(&self.uid)).await {
+            match self.remove(&self.context.dirs.volume(&self.uid)).await {
                 Ok(()) => end.storage_removed = true,
                 Err(error) => end.warnings.push(format!("removing the ephemeral storage: {error}")),
             }
         }
+    }
+
+    async fn remove(&self, path: &Path) -> Result<(), RuntimeFailure> {
+        let limit = self.context.timeouts.storage;
+        timeout(limit, self.context.runtime.remove_tree(path))
+            .await
+            .unwrap_or_else(|_| Err(RuntimeFailure(format!("it took more than {limit:?}"))))
     }
 }

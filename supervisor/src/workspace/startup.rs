@@ -38,10 +38,18 @@ pub struct Startup {
 }
 
 impl Startup {
+    /// Whatever happens, the owner hears of an end: it waits for it before it stops anything.
     pub async fn run(self) {
         let report = self.report.clone();
-        let mut end = StartupEnd { result: Err(Halted::Cancelled), sandbox: None, lease: None };
-        end.result = self.steps(&mut end.sandbox, &mut end.lease).await;
+        let steps = tokio::spawn(async move {
+            let mut end = StartupEnd { result: Err(Halted::Cancelled), sandbox: None, lease: None };
+            end.result = self.steps(&mut end.sandbox, &mut end.lease).await;
+            end
+        });
+        let end = steps.await.unwrap_or_else(|_| {
+            let failure = failure(Type::StartupUnknown, "the start-up has panicked");
+            StartupEnd { result: Err(Halted::Failed(failure)), sandbox: None, lease: None }
+        });
         // Without an owner the supervisor is ending; the next one looks at what is left.
         let _ = report.send(Event::StartupEnded(end)).await;
     }

@@ -44,6 +44,7 @@ pub enum Behaviour {
 pub struct Script {
     pub storage_hangs: bool,
     pub pull_hangs: bool,
+    pub pull_panics: bool,
     pub pull_fails: Option<String>,
     pub start_takes: Duration,
     pub start_fails: Option<String>,
@@ -344,6 +345,7 @@ impl Images for FakeImages {
         async move {
             *self.0.pulls.lock().unwrap() += 1;
             let script = self.0.script();
+            assert!(!script.pull_panics, "as the script says");
             if script.pull_hangs {
                 std::future::pending::<()>().await;
             }

@@ -25,6 +25,7 @@ pub struct Node {
     pub context: Arc<Context>,
     pub node: NodeService,
     pub session: SessionService,
+    pub workspaces: Arc<Workspaces>,
     pub world: Arc<World>,
 }
 
@@ -71,7 +72,8 @@ impl Node {
         let workspaces = Arc::new(Workspaces::open(context.clone()).unwrap());
         Self {
             node: NodeService::new(context.clone(), workspaces.clone(), None),
-            session: SessionService::new(workspaces, context.shutdown.clone()),
+            session: SessionService::new(workspaces.clone(), context.shutdown.clone()),
+            workspaces,
             context,
             world: world.clone(),
         }

@@ -2,10 +2,12 @@ use std::{sync::Arc, time::Duration};
 
 use cordium_proto::v1::{StoppingReason, WorkspaceState as S, failure::Type};
 
+use cordium_supervisor::timeouts::Timeouts;
+
 use super::{
     fakes::Behaviour,
     lifecycle::{SPEC, STOP},
-    node::{Node, UID, states},
+    node::{Node, UID, states, timeouts},
 };
 
 #[tokio::test]
@@ -106,4 +108,46 @@ async fn a_crash_during_a_stop_does_not_become_a_failure() {
     node.world.crash(UID, false);
     let last = node.until(revision, S::Stopped).await.pop().unwrap();
     assert_eq!((last.stopping_reason(), last.failure), (StoppingReason::Api, None));
+}
+
+#[tokio::test]
+async fn storage_that_cannot_be_removed_does_not_hold_up_the_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let timeouts = Timeouts { storage: Duration::from_millis(300), ..timeouts() };
+    let node = Node::with(dir.path(), &Arc::default(), timeouts);
+    node.start("r1", SPEC).await.unwrap();
+    let revision = node.until(0, S::Running).await.pop().unwrap().revision;
+    node.world.set(|s| s.storage_hangs = true);
+    node.stop(false).await.unwrap();
+    let last = node.until(revision, S::Stopped).await.pop().unwrap();
+    assert!(last.warnings.iter().any(|w| w.contains("took more than 300ms")), "{:?}", last.warnings);
+}
+
+#[tokio::test]
+async fn a_panic_of_the_start_up_ends_the_run_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::open(dir.path(), &Arc::default());
+    node.world.set(|s| s.pull_panics = true);
+    node.start("r1", SPEC).await.unwrap();
+    let last = node.until(1, S::Stopped).await.pop().unwrap();
+    assert!(matches!(last.failure.unwrap().r#type, Some(Type::StartupUnknown(_))));
+    node.world.set(|s| s.pull_panics = false);
+    node.start("r2", SPEC).await.unwrap();
+    node.until(last.revision, S::Running).await;
+}
+
+#[tokio::test]
+async fn nothing_of_a_deleted_workspace_stays_in_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::open(dir.path(), &Arc::default());
+    node.start("r1", SPEC).await.unwrap();
+    node.until(0, S::Running).await;
+    let log = Arc::downgrade(node.workspaces.find(UID).unwrap().log());
+    node.delete().await.unwrap();
+    let gone = async {
+        while log.upgrade().is_some() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), gone).await.expect("its owner is forgotten");
 }
