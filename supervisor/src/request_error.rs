@@ -55,3 +55,19 @@ impl From<crate::store::StoreError> for RequestError {
 fn is_full(error: &rusqlite::Error) -> bool {
     error.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_told_from_a_failure() {
+        let dir = tempfile::tempdir().unwrap();
+        let connection = rusqlite::Connection::open(dir.path().join("small.db")).unwrap();
+        connection.execute_batch("CREATE TABLE t (x); PRAGMA max_page_count = 3").unwrap();
+        let full = connection.execute("INSERT INTO t VALUES (zeroblob(100000))", []).unwrap_err();
+        let error = crate::store::StoreError::Write(std::sync::Arc::new(full));
+        assert!(matches!(RequestError::from(error), RequestError::Exhausted(_)));
+    }
+}

@@ -165,3 +165,41 @@ async fn a_newer_schema_is_refused() {
     let Err(error) = Store::open(&path, Arc::default()) else { panic!("it was opened") };
     assert!(error.to_string().contains("schema 99"), "{error}");
 }
+
+/// Makes every commit fail until it is taken back, as a full disk does.
+fn jam(dir: &Path) -> rusqlite::Connection {
+    let other = rusqlite::Connection::open(dir.join("node.db")).unwrap();
+    let jam = "CREATE TRIGGER jam BEFORE INSERT ON journal BEGIN SELECT RAISE(ABORT, 'no room'); END";
+    other.execute_batch(jam).unwrap();
+    other
+}
+
+#[tokio::test]
+async fn what_has_happened_is_written_once_there_is_room_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, ring) = open(dir.path(), 100);
+    assert_eq!(committed(&store, begin("a", "r1")).await, 1);
+    let other = jam(dir.path());
+    let happened = store.commit(update("a", WorkspaceState::Running));
+    let Err(StoreError::Write(_)) = store.commit(begin("b", "r2")).await.unwrap() else { panic!("it began") };
+    assert_eq!(ring.newest(), 1, "nothing is told that is not written");
+    other.execute_batch("DROP TRIGGER jam").unwrap();
+    let event = tokio::time::timeout(std::time::Duration::from_secs(20), happened).await.unwrap();
+    assert_eq!(event.unwrap().unwrap().revision, 2);
+    assert_eq!(committed(&store, begin("b", "r2")).await, 3);
+}
+
+#[tokio::test]
+async fn closing_does_not_wait_for_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path(), 100);
+    let _other = jam(dir.path());
+    // More than one batch.
+    let waiting: Vec<_> =
+        (0..600).map(|n| store.commit(update(&format!("w{n}"), WorkspaceState::Running))).collect();
+    let closing = tokio::task::spawn_blocking(move || store.close());
+    tokio::time::timeout(std::time::Duration::from_secs(20), closing).await.unwrap().unwrap();
+    for committed in waiting {
+        assert!(committed.await.unwrap().is_err());
+    }
+}

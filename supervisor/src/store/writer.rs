@@ -108,8 +108,8 @@ struct WriterThread {
 impl WriterThread {
     fn run(&mut self, inbox: &mpsc::Receiver<Queued>) {
         let mut retry = FIRST_RETRY;
+        let mut open = true;
         loop {
-            let mut open = true;
             if self.waiting.is_empty() {
                 match inbox.recv() {
                     Ok(queued) => self.waiting.push_back(queued),
@@ -133,8 +133,11 @@ impl WriterThread {
                     let kept = self.refuse(&error, open);
                     if kept > 0 {
                         tracing::error!(%error, kept, "writing to the node's database; trying again");
-                        if let Ok(queued) = inbox.recv_timeout(retry) {
-                            self.waiting.push_back(queued);
+                        match inbox.recv_timeout(retry) {
+                            Ok(queued) => self.waiting.push_back(queued),
+                            Err(mpsc::RecvTimeoutError::Timeout) => {}
+                            // Once more, and then they are given up: the process is ending.
+                            Err(mpsc::RecvTimeoutError::Disconnected) => open = false,
                         }
                         retry = (retry * 2).min(LAST_RETRY);
                     }
