@@ -17,7 +17,9 @@
 //! It has one thread from beginning to end: libcontainer forks with a raw `clone3`. It outlives the supervisor; a new
 //! one finds it by its socket. The sandbox dies with it.
 
+mod agent_log;
 mod inner;
+mod namespace_limits;
 mod namespaces;
 mod outer;
 mod protocol;

@@ -13,7 +13,10 @@ use nix::{
     unistd::{Gid, Pid, Uid, setgroups, setresgid, setresuid},
 };
 
-use super::protocol::{Connection, FromKeeper, ProtocolError, ToKeeper};
+use super::{
+    namespace_limits::NamespaceLimits,
+    protocol::{Connection, FromKeeper, ProtocolError, ToKeeper},
+};
 use crate::{SANDBOX_IDS, sys};
 
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +41,7 @@ pub(crate) enum NamespaceError {
 
 /// Enters a new user namespace O, with a mount and a network namespace (the gateway) of its own, and becomes its root.
 pub(crate) fn make_outer(supervisor: &mut Connection) -> Result<(), NamespaceError> {
+    let limits = NamespaceLimits::of_node();
     unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET)
         .map_err(NamespaceError::Outer)?;
     supervisor.send(&FromKeeper::NeedMaps)?;
@@ -49,6 +53,7 @@ pub(crate) fn make_outer(supervisor: &mut Connection) -> Result<(), NamespaceErr
     setgroups(&[]).map_err(NamespaceError::Root)?;
     setresgid(gid, gid, gid).map_err(NamespaceError::Root)?;
     setresuid(uid, uid, uid).map_err(NamespaceError::Root)?;
+    limits.apply();
     let private = nix::mount::MsFlags::MS_REC | nix::mount::MsFlags::MS_PRIVATE;
     nix::mount::mount(None::<&str>, "/", None::<&str>, private, None::<&str>).map_err(NamespaceError::Private)
 }

@@ -1,7 +1,7 @@
 //! After the start: reap the sandbox, answer supervisors, stay registered with the broker. One thread, one `poll`.
 
 use std::{
-    io::{self, Read, Write},
+    io,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::net::{UnixListener, UnixStream},
@@ -18,6 +18,7 @@ use nix::{
 use rustix::process::{Signal, pidfd_send_signal};
 
 use super::{
+    agent_log::AgentLog,
     inner::Init,
     protocol::{Connection, FromKeeper, PROTOCOL, ToKeeper},
 };
@@ -25,8 +26,6 @@ use crate::{SandboxPlan, cgroup, gateway::Listeners};
 
 /// Connections beyond this are closed at once: a node has one supervisor, sometimes two while one takes over.
 const MAX_CONNECTIONS: usize = 8;
-/// What the agent may write to the keeper's log altogether.
-const MAX_LOG: usize = 256 << 10;
 const RETRY: Duration = Duration::from_millis(200);
 
 /// The gateway's sockets and how to hand them to a broker again when it was restarted.
@@ -69,8 +68,7 @@ pub(crate) fn serve(running: Running, supervisor: Connection) -> io::Result<()> 
         hello: FromKeeper::Running { protocol: PROTOCOL, id: plan.id.clone(), warnings, steps: Vec::new() },
         plan,
         connections: vec![supervisor],
-        log: Some(std::fs::File::from(init.log)),
-        log_left: MAX_LOG,
+        log: Some(AgentLog::new(init.log)?),
         registered: Some(registered),
         retry_at: None,
         egress,
@@ -94,8 +92,7 @@ struct Keeper {
     plan: SandboxPlan,
     hello: FromKeeper,
     connections: Vec<Connection>,
-    log: Option<std::fs::File>,
-    log_left: usize,
+    log: Option<AgentLog>,
     egress: Egress,
     registered: Option<Registered>,
     retry_at: Option<Instant>,
@@ -125,8 +122,8 @@ impl Keeper {
         let heard: Vec<bool> = self.connections.iter().map(|_| next()).collect();
         let logged = self.log.is_some() && next();
         let broker_gone = self.registered.is_some() && next();
-        if logged {
-            self.copy_log();
+        if logged && !self.log.as_mut().is_some_and(|log| log.copy(&mut io::stderr())) {
+            self.log = None;
         }
         if exited {
             return Ok(true);
@@ -206,19 +203,6 @@ impl Keeper {
             && error != rustix::io::Errno::SRCH
         {
             tracing::error!(%error, "killing PID 1 of the sandbox");
-        }
-    }
-
-    /// The agent's standard error is a pipe to us, not the log itself: what runs inside could get hold of it.
-    fn copy_log(&mut self) {
-        let mut buffer = [0; 4096];
-        match self.log.as_mut().map(|log| log.read(&mut buffer)) {
-            Some(Ok(read)) if read > 0 => {
-                let kept = read.min(self.log_left);
-                self.log_left -= kept;
-                let _ = io::stderr().write_all(&buffer[..kept]);
-            }
-            _ => self.log = None,
         }
     }
 }
