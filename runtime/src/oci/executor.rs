@@ -9,17 +9,17 @@ use seccompiler::BpfProgram;
 
 use crate::sys;
 
-/// Becomes the agent, under the sandbox's seccomp filter.
+/// Becomes the agent, under the sandbox's seccomp filters.
 #[derive(Clone)]
 pub struct AgentExecutor {
-    filter: BpfProgram,
-    /// What the agent must not keep although loading the filter needed it.
+    filters: Vec<BpfProgram>,
+    /// What the agent must not keep although loading the filters needed it.
     drop: Vec<Capability>,
 }
 
 impl AgentExecutor {
-    pub fn new(filter: BpfProgram, drop: Vec<Capability>) -> Self {
-        Self { filter, drop }
+    pub fn new(filters: Vec<BpfProgram>, drop: Vec<Capability>) -> Self {
+        Self { filters, drop }
     }
 
     fn drop_capabilities(&self) -> Result<(), caps::errors::CapsError> {
@@ -48,15 +48,22 @@ impl Executor for AgentExecutor {
         let program = args.first().ok_or(ExecutorError::InvalidArg)?;
         let step =
             |what: &str, error: &dyn std::fmt::Display| ExecutorError::Other(format!("{what}: {error}"));
-        sys::die_with_parent().map_err(|e| step("binding the sandbox's life to its keeper", &e))?;
-        sys::load_seccomp(&self.filter).map_err(|e| step("loading the seccomp filter", &e))?;
+        for filter in &self.filters {
+            sys::load_seccomp(filter).map_err(|e| step("loading a seccomp filter", &e))?;
+        }
         self.drop_capabilities().map_err(|e| step("dropping capabilities", &e))?;
         match nix::unistd::execve(program, &args, &env) {
             Err(error) => Err(step("executing the agent", &error)),
         }
     }
 
+    /// Called in the container's init, with the agent's credentials, before it waits to be started: from then on a
+    /// keeper that is killed takes it along. Later would be too late, since nobody would ever end that wait.
     fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
+        sys::die_with_parent().map_err(|e| {
+            let message = format!("binding the sandbox's life to its keeper: {e}");
+            ExecutorValidationError::ArgValidationError(message)
+        })?;
         let has_args = spec
             .process()
             .as_ref()
