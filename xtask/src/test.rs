@@ -25,7 +25,7 @@ const GROUPS: [&str; 17] = [
     "template_merge",
     "storage",
     "isolation",
-    "cli",
+    "command_line",
     "api",
     "repository",
     "restart",
