@@ -35,9 +35,12 @@ pub(crate) struct Flows {
     pub limit: usize,
 }
 
-/// How many flows one workspace may have: an idle flow takes two descriptors, and one workspace may take half of all.
+/// What a flow holds at most: two connections, and a pipe in each direction while the other side does not take its bytes.
+const DESCRIPTORS: u64 = 6;
+
+/// How many flows one workspace may have: one whose flows are all stuck takes no more than half of all descriptors.
 pub(crate) fn flow_limit(descriptors: u64) -> usize {
-    usize::try_from(descriptors / 4).unwrap_or(MAX_FLOWS).clamp(16, MAX_FLOWS)
+    usize::try_from(descriptors / (2 * DESCRIPTORS)).unwrap_or(MAX_FLOWS).clamp(16, MAX_FLOWS)
 }
 
 impl Flows {
@@ -186,7 +189,7 @@ mod tests {
     #[test]
     fn one_workspace_takes_at_most_half_of_the_descriptors() {
         assert_eq!(flow_limit(1_048_576), 10_000);
-        assert_eq!(flow_limit(20_000), 5_000);
+        assert_eq!(flow_limit(20_000), 1_666);
         assert_eq!(flow_limit(0), 16);
     }
 }

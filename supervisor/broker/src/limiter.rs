@@ -1,10 +1,11 @@
-//! Keeps a workspace from filling the log: a burst, then a few lines a second, with a count of those left out.
+//! Keeps a workspace from filling the log, which nobody cuts: a burst, then a few lines a minute (3 MB a day), with a count
+//! of those left out.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 const BURST: u32 = 50;
-const EVERY: Duration = Duration::from_millis(100);
+const EVERY: Duration = Duration::from_secs(10);
 
 pub(crate) struct Limiter(Mutex<State>);
 
@@ -50,7 +51,15 @@ mod tests {
         let limiter = Limiter::new();
         let start = Instant::now();
         assert_eq!((0..200).filter(|_| limiter.admit_at(start).is_some()).count(), 50);
-        assert_eq!(limiter.admit_at(start + Duration::from_millis(150)), Some(150));
-        assert_eq!(limiter.admit_at(start + Duration::from_millis(160)), None);
+        assert_eq!(limiter.admit_at(start + EVERY * 3 / 2), Some(150));
+        assert_eq!(limiter.admit_at(start + EVERY * 8 / 5), None);
+    }
+
+    #[test]
+    fn a_day_of_denials_is_a_small_file() {
+        let limiter = Limiter::new();
+        let start = Instant::now();
+        let lines = (0..24 * 3600).filter(|s| limiter.admit_at(start + Duration::from_secs(*s)).is_some());
+        assert!(lines.count() < 10_000);
     }
 }

@@ -37,6 +37,8 @@ pub enum Behaviour {
     Fail(Failure),
     Finish,
     CreateThenFail(Failure),
+    /// It runs, and warns without end.
+    Chatter,
 }
 
 /// How the fakes behave; may be changed at any time.
@@ -212,7 +214,7 @@ impl Agent for FakeAgent {
             Event::Running(agent_event::Running { user: "dev".into(), uid: 1000, home: "/home/dev".into() })
         };
         match self.world.script().agent {
-            Behaviour::Run => self.say(running()),
+            Behaviour::Run | Behaviour::Chatter => self.say(running()),
             Behaviour::Silent => {}
             Behaviour::Fail(failure) => self.say(Event::Failure(failure)),
             Behaviour::Finish => {
@@ -237,6 +239,10 @@ impl Agent for FakeAgent {
             sent = events.len();
             futures::stream::iter(new.into_iter().map(|event| Ok(AgentEvent { event: Some(event) })))
         });
+        if matches!(self.world.script().agent, Behaviour::Chatter) {
+            let warn = || Ok(AgentEvent { event: Some(Event::Warning("mind the gap".into())) });
+            return Ok(Response::new(events.take(2).chain(futures::stream::repeat_with(warn)).boxed()));
+        }
         Ok(Response::new(events.boxed()))
     }
 

@@ -151,3 +151,15 @@ async fn nothing_of_a_deleted_workspace_stays_in_memory() {
     };
     tokio::time::timeout(Duration::from_secs(10), gone).await.expect("its owner is forgotten");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_that_talks_without_end_can_be_stopped() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::open(dir.path(), &Arc::default());
+    node.world.set(|s| s.agent = Behaviour::Chatter);
+    node.start("r1", SPEC).await.unwrap();
+    let revision = node.until(0, S::Running).await.pop().unwrap().revision;
+    tokio::time::timeout(Duration::from_secs(5), node.stop(false)).await.expect("an answer").unwrap();
+    let last = node.until(revision, S::Stopped).await.pop().unwrap();
+    assert_eq!((last.stopping_reason(), last.failure), (StoppingReason::Api, None));
+}

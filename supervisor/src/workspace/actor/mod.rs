@@ -110,8 +110,8 @@ impl Actor {
         let shutdown = self.context.shutdown.clone();
         while !self.deleted {
             let deadline = self.run.as_ref().and_then(|run| run.deadline);
+            // Fair to all: an agent that talks without end must not keep a stop from being heard.
             tokio::select! {
-                biased;
                 () = shutdown.cancelled() => break,
                 Some((run, event)) = self.events.1.recv() => {
                     if run == self.runs && self.run.is_some() {
