@@ -61,9 +61,9 @@ pub enum ApiError {
     Exhausted { message: String, hint: Option<String> },
     #[error("node {node} does not answer: {message}")]
     NodeGone { node: String, message: String },
-    /// A deletion that only `force` can bring to an end, if the node does not come back.
+    /// What only `force` can bring to an end, if the node does not come back; `way` is the command for it.
     #[error("workspace {workspace:?} is on node {node}, which does not answer: {message}")]
-    Stranded { workspace: String, node: String, message: String },
+    Stranded { workspace: String, node: String, message: String, way: &'static str },
     /// What a node answered, as it put it.
     #[error("{}", .0.message())]
     Node(Box<Status>),
@@ -88,6 +88,16 @@ impl ApiError {
 
     pub fn exhausted(message: impl Into<String>, hint: impl Into<String>) -> Self {
         Self::Exhausted { message: message.into(), hint: Some(hint.into()) }
+    }
+
+    /// That a node is gone, for a request about a workspace on it that `way` forces; other errors as they are.
+    pub fn stranded(self, workspace: &str, way: &'static str) -> Self {
+        match self {
+            Self::NodeGone { node, message } => {
+                Self::Stranded { workspace: workspace.to_owned(), node, message, way }
+            }
+            other => other,
+        }
     }
 
     /// Sorts what a call to a node came back with: nobody there, or an answer.
@@ -138,9 +148,8 @@ impl From<ApiError> for Status {
             ApiError::NodeGone { .. } => {
                 with_hint(Code::Unavailable, message, Some("see the nodes with: cordium status"))
             }
-            ApiError::Stranded { workspace, .. } => {
-                let hint =
-                    format!("if the node is gone for good: cordium delete workspace {workspace} --force");
+            ApiError::Stranded { workspace, way, .. } => {
+                let hint = format!("if the node is gone for good: {way} {workspace} --force");
                 with_hint(Code::Unavailable, message, Some(&hint))
             }
             ApiError::Node(status) => relayed(&status),

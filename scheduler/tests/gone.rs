@@ -6,7 +6,10 @@ mod common;
 use common::{FakeNode, PATIENCE, Scheduler, state_of};
 use cordium_proto::{
     HINT_KEY,
-    v1::{DeleteResourceRequest, GetRequest, Kind, StartWorkspaceRequest, WorkspaceState as S},
+    v1::{
+        DeleteResourceRequest, GetRequest, Kind, StartWorkspaceRequest, StopWorkspaceRequest,
+        WorkspaceState as S,
+    },
 };
 use tonic::Code;
 
@@ -124,4 +127,37 @@ async fn watchers_hear_that_a_node_is_lost_and_that_it_is_back() {
     let _up = a.up();
     assert!(changed().await.is_empty());
     assert!(s.status("web").await.warnings.is_empty());
+}
+
+#[tokio::test]
+async fn a_run_on_a_node_that_is_gone_is_given_up_by_force_and_ended_there_when_it_returns() {
+    let dir = tempfile::tempdir().unwrap();
+    let a = FakeNode::new(dir.path(), "a", 8000);
+    let up = a.up();
+    let s = Scheduler::up(dir.path(), &[&a]).await;
+    s.reachable("a", true).await;
+    let uid = s.create("web", "{}").await.metadata.unwrap().uid;
+    s.start("web").await.unwrap();
+    s.until_state("web", S::Running).await;
+    drop(up);
+    s.reachable("a", false).await;
+
+    let stop = |force| StopWorkspaceRequest { r#ref: "web".into(), force, ..Default::default() };
+    let error = s.control().stop_workspace(stop(false)).await.unwrap_err();
+    assert_eq!(error.code(), Code::Unavailable);
+    assert!(error.metadata().get(HINT_KEY).unwrap().to_str().unwrap().ends_with("cordium stop web --force"));
+    s.control().stop_workspace(stop(true)).await.unwrap();
+    let status = s.status("web").await;
+    assert_eq!((status.state(), status.node.as_str()), (S::Stopped, "a"), "its storage is still there");
+
+    let _up = a.up();
+    s.reachable("a", true).await;
+    let waiting = async {
+        while a.with(|s| s.latest[&uid].state()) != S::Stopped {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, waiting).await.expect("the node ends it");
+    s.start("web").await.unwrap();
+    s.until_state("web", S::Running).await;
 }

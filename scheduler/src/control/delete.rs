@@ -135,10 +135,7 @@ async fn from_node(core: &Core, ws: &Workspace, force: bool) -> Result<Option<St
             ws.last_node
         )));
     }
-    Err(match error {
-        ApiError::NodeGone { node, message } => ApiError::Stranded { workspace: name.clone(), node, message },
-        other => other,
-    })
+    Err(error.stranded(name, "cordium delete workspace"))
 }
 
 async fn on_node(core: &Core, node: &str, uid: &str, force: bool) -> Result<(), ApiError> {

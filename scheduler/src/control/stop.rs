@@ -2,7 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use cordium_proto::v1::{Resource, StopRequest, StopWorkspaceRequest, StoppingReason, WorkspaceState};
+use cordium_proto::v1::{
+    PhaseEvent, Resource, StopRequest, StopWorkspaceRequest, StoppingReason, WorkspaceState,
+};
 use tonic::Code;
 
 use crate::{
@@ -39,6 +41,17 @@ pub async fn stop(core: &Arc<Core>, request: StopWorkspaceRequest) -> Result<Res
 }
 
 async fn on_node(core: &Core, ws: &Workspace, force: bool) -> Result<(), ApiError> {
+    match asked(core, ws, force).await {
+        // Its node ends what it still has of the run when it is back: see `reconcile`.
+        Err(error @ ApiError::NodeGone { .. }) if force || !ws.accepted => {
+            tracing::warn!(workspace = ws.record.name, %error, "a run is given up");
+            give_up(core, ws).await
+        }
+        other => other.map_err(|error| error.stranded(&ws.record.name, "cordium stop")),
+    }
+}
+
+async fn asked(core: &Core, ws: &Workspace, force: bool) -> Result<(), ApiError> {
     let node = core.node(&ws.status.node)?;
     let request =
         StopRequest { workspace_uid: ws.record.uid.clone(), reason: StoppingReason::Api.into(), force };
@@ -60,10 +73,19 @@ async fn on_node(core: &Core, ws: &Workspace, force: bool) -> Result<(), ApiErro
                 return Ok(());
             }
             // The start never arrived, and now it will not be sent again.
-            let event = reconcile::stopped(&node.name, &ws.record.uid, ws.run_id(), StoppingReason::Api);
-            let name = node.name.clone();
-            core.store.write(move |tx| apply::one(tx, &name, &event).map(|_| ())).await
+            give_up(core, ws).await
         }
         Err(status) => Err(ApiError::from_node(&node.name, status)),
     }
+}
+
+/// Ends the run here, without its node.
+async fn give_up(core: &Core, ws: &Workspace) -> Result<(), ApiError> {
+    let node = ws.status.node.clone();
+    let event = PhaseEvent {
+        // What a run has begun to write stays where it is.
+        has_storage: ws.accepted || ws.status.last_stopped_at.is_some(),
+        ..reconcile::stopped(&node, &ws.record.uid, ws.run_id(), StoppingReason::Api)
+    };
+    core.store.write(move |tx| apply::one(tx, &node, &event).map(|_| ())).await
 }
