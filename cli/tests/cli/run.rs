@@ -142,7 +142,7 @@ async fn without_a_terminal_and_a_command_a_summary_is_printed() {
     let (_dir, _fake, cordium) = stage().await;
     let o = cordium.run(&["run", "dev", "--image", "alpine:3"]).await;
     assert_eq!(o.code, 0);
-    assert!(o.out.starts_with("workspace dev is RUNNING\n  image     alpine:3\n"), "{}", o.out);
+    assert!(o.out.starts_with("workspace dev is RUNNING\n  image      alpine:3\n"), "{}", o.out);
 }
 
 #[tokio::test]
