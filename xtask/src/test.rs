@@ -158,7 +158,8 @@ async fn end_to_end(report: &mut Report, only: &[String]) -> Result<()> {
     let programs = cargo::build_programs(Profile::Dev).await?;
     let wanted: BTreeSet<&str> = only.iter().map(String::as_str).collect();
     for group in GROUPS.iter().filter(|group| wanted.is_empty() || wanted.contains(**group)) {
-        let mut command = cargo(&["test", "--workspace", "--locked", "--test", group]);
+        let target = format!("e2e_{group}");
+        let mut command = cargo(&["test", "--workspace", "--locked", "--test", &target]);
         command.env("CORDIUM_E2E", "1").env("CORDIUM_BIN_DIR", &programs);
         report.tests(&format!("end to end: {group}"), 15, &mut command).await?;
     }
