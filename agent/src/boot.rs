@@ -9,6 +9,7 @@ use cordium_proto::v1::ShutdownRequest;
 use cordium_proto::v1::agent_server::AgentServer;
 use cordium_proto::v1::session_server::SessionServer;
 use nix::sys::stat::{Mode, umask};
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
@@ -43,6 +44,9 @@ pub fn init() -> Result<()> {
     let fd = fd.parse().with_context(|| format!("{SOCKET}={fd} is not a descriptor"))?;
     let listener = sys::adopt_listener(fd).with_context(|| format!("taking over descriptor {fd}"))?;
     sys::close_on_exec_above_stdio().context("closing descriptors on exec")?;
+    // Root of the sandbox may not look into PID 1, take its descriptors or rewrite it, unless the workspace's
+    // capabilities have CAP_SYS_PTRACE. Children are dumpable again once they execute.
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).context("making PID 1 undumpable")?;
     spawn::raise_open_files();
     let runtime = runtime()?;
     let served = runtime.block_on(serve(listener));

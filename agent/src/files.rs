@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::AsFd;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Uid, fchmod, fchown, openat, renameat, unlinkat};
@@ -11,9 +11,10 @@ use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Uid, fchmod, fchown, openat, r
 /// Larger than any account file that a person keeps.
 const MAX_SMALL_FILE: u64 = 4 << 20;
 
-/// Reads a small file; a missing one is `None`.
+/// Reads a small file; a missing one is `None`. A named pipe in its place is not waited for.
 pub fn read_small(path: &Path) -> io::Result<Option<Vec<u8>>> {
-    let file = match File::open(path) {
+    let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
+    let file = match File::options().read(true).custom_flags(flags).open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
@@ -79,6 +80,21 @@ mod tests {
         assert_eq!(std::fs::read(&target).unwrap(), b"old");
         assert_eq!(std::fs::read(&link).unwrap(), b"new");
         assert!(std::fs::symlink_metadata(&link).unwrap().is_file());
+    }
+
+    #[test]
+    fn a_pipe_or_an_endless_device_in_the_place_of_a_file_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("passwd");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let begun = std::time::Instant::now();
+        let read = std::thread::spawn(move || read_small(&pipe).is_err());
+        while !read.is_finished() {
+            assert!(begun.elapsed() < std::time::Duration::from_secs(10), "it waits for a writer");
+            std::thread::yield_now();
+        }
+        assert!(read.join().unwrap());
+        assert!(read_small(Path::new("/dev/zero")).is_err());
     }
 
     #[test]

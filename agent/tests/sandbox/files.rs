@@ -149,3 +149,24 @@ async fn all_of_it_works_for_root_of_a_user_namespace() {
     assert_eq!(terminal.out(), "1000\r\nhi");
     assert!(sandbox.shutdown(cordium_proto::v1::ShutdownRequest::default()).await.is_empty());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn root_cannot_look_into_pid_1_and_can_into_its_own() {
+    if !is_root() {
+        return;
+    }
+    let sandbox = Sandbox::new(Image::UserNamespace).await;
+    sandbox.prepare(request()).await;
+    sandbox.wait_running().await;
+    assert_eq!(sandbox.root_sh("readlink /proc/self/exe && ls /proc/self/fd >/dev/null").await.code, 0);
+    for look in [
+        "readlink /proc/1/exe",
+        "readlink /proc/1/fd/3",
+        ": < /proc/1/fd/2",
+        "cat /proc/1/environ",
+        "readlink /proc/1/root",
+    ] {
+        assert_ne!(sandbox.root_sh(look).await.code, 0, "{look}");
+    }
+    assert_eq!(sandbox.root_sh("cat /proc/1/comm").await.out(), "cordium-agent");
+}

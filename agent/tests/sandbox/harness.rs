@@ -53,7 +53,7 @@ touch "$ROOT/run/cordium/bin/cordium-agent"
 mount --bind -o ro "$AGENT" "$ROOT/run/cordium/bin/cordium-agent"
 [ -z "$NET" ] || ip link set lo up
 export CORDIUM_AGENT_FD=3
-exec chroot "$ROOT" /run/cordium/bin/cordium-agent
+exec setpriv --bounding-set -sys_ptrace --inh-caps -sys_ptrace chroot "$ROOT" /run/cordium/bin/cordium-agent
 "#;
 
 /// The file system that a sandbox stands on.
