@@ -5,19 +5,21 @@ use std::{future::Future, path::PathBuf, sync::Arc, time::Duration};
 use anyhow::{Context as _, Result, bail};
 use cordium_image::{ImageStore, StoreConfig};
 use cordium_runtime::Node;
+use cordium_serve::{tcp, tls::PemFiles, unix};
 use tokio::{
+    net::TcpListener,
     signal::unix::{SignalKind, signal},
     task::JoinSet,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::transport::{Certificate, Identity, ServerTlsConfig, server::TcpIncoming};
+use tonic::transport::ServerTlsConfig;
 
 use crate::{
     broker_process::Broker,
     config::{Egress, NodeConfig},
     context::{Context, Dirs, SandboxSettings},
     dirs, embedded,
-    grpc::{listen, node::NodeService, server, session::SessionService},
+    grpc::{node::NodeService, server, session::SessionService},
     node_runtime::NodeRuntime,
     options::ServeOptions,
     phases::Ring,
@@ -172,14 +174,12 @@ async fn start_servers(
     let shutdown = context.shutdown.clone();
     let node = NodeService::new(context.clone(), workspaces.clone(), config.base_image.clone());
     let session = SessionService::new(workspaces.clone(), shutdown.clone());
-    let listener = listen::bind(&context.dirs.run.join("cordium.sock"))?;
-    let peers = listen::own_peers(listener);
+    let peers = unix::own_peers(unix::bind(&context.dirs.run.join("cordium.sock")).await?);
 
     if let Some(address) = options.listen_tls {
         let router = server::for_remote_schedulers(node.clone(), session.clone(), tls(options)?)?;
-        let incoming = TcpIncoming::bind(address)
-            .with_context(|| format!("listening on {address}"))?
-            .with_nodelay(Some(true));
+        let listener = TcpListener::bind(address).await.with_context(|| format!("listening on {address}"))?;
+        let incoming = tcp::connections(listener);
         spawn(servers, router.serve_with_incoming_shutdown(incoming, shutdown.clone().cancelled_owned()));
     }
     let scheduler = if options.no_scheduler {
@@ -207,12 +207,10 @@ fn spawn(
 }
 
 fn tls(options: &ServeOptions) -> Result<ServerTlsConfig> {
-    let read = |path: &Option<PathBuf>, what: &str| {
-        let path = path.as_ref().with_context(|| format!("--listen-tls needs --{what}"))?;
-        std::fs::read(path).with_context(|| format!("reading {}", path.display()))
+    let (Some(cert), Some(key), Some(authority)) =
+        (&options.tls_cert, &options.tls_key, &options.tls_client_ca)
+    else {
+        bail!("--listen-tls needs --tls-cert, --tls-key and --tls-client-ca");
     };
-    let identity =
-        Identity::from_pem(read(&options.tls_cert, "tls-cert")?, read(&options.tls_key, "tls-key")?);
-    let authority = Certificate::from_pem(read(&options.tls_client_ca, "tls-client-ca")?);
-    Ok(ServerTlsConfig::new().identity(identity).client_ca_root(authority))
+    Ok(PemFiles { cert, key, authority }.server()?)
 }

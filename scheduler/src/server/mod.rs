@@ -9,8 +9,9 @@ use std::time::Duration;
 use anyhow::Context as _;
 use cordium_proto::{DESCRIPTORS, v1};
 use cordium_scheduler::{ControlService, Embedded};
+use cordium_serve::tls::PemFiles;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
+use tonic::transport::{Server, ServerTlsConfig};
 
 pub use options::Options;
 
@@ -56,17 +57,10 @@ pub async fn serve(
 
 /// Clients must show a certificate of the given authority.
 fn tls(options: &Options) -> anyhow::Result<Option<ServerTlsConfig>> {
-    let (Some(cert), Some(key), Some(ca)) = (&options.tls_cert, &options.tls_key, &options.tls_client_ca)
+    let (Some(cert), Some(key), Some(authority)) =
+        (&options.tls_cert, &options.tls_key, &options.tls_client_ca)
     else {
         return Ok(None);
     };
-    let config = ServerTlsConfig::new()
-        .identity(Identity::from_pem(read(cert)?, read(key)?))
-        .client_ca_root(Certificate::from_pem(read(ca)?))
-        .client_auth_optional(false);
-    Ok(Some(config))
-}
-
-pub fn read(path: &std::path::Path) -> anyhow::Result<String> {
-    std::fs::read_to_string(path).with_context(|| format!("could not read {}", path.display()))
+    Ok(Some(PemFiles { cert, key, authority }.server()?))
 }

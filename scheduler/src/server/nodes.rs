@@ -4,11 +4,12 @@ use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, bail};
 use cordium_scheduler::NodeTarget;
+use cordium_serve::tls::PemFiles;
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity, Uri};
+use tonic::transport::{Channel, Endpoint, Uri};
 
-use super::{CONNECTION_WINDOW, Options, STREAM_WINDOW, read};
+use super::{CONNECTION_WINDOW, Options, STREAM_WINDOW};
 
 const CONNECT: Duration = Duration::from_secs(5);
 /// A node that is cut off without a word is noticed within interval plus time-out.
@@ -30,14 +31,12 @@ fn channel(options: &Options, address: &str) -> anyhow::Result<Channel> {
     if let Some(path) = address.strip_prefix("unix:") {
         return Ok(unix(PathBuf::from(path)));
     }
-    let (true, Some(ca), Some(cert), Some(key)) =
+    let (true, Some(authority), Some(cert), Some(key)) =
         (address.starts_with("https://"), &options.ca, &options.cert, &options.key_file)
     else {
         bail!("allowed: https://HOST:PORT together with --ca, --cert and --key-file, or unix:PATH");
     };
-    let tls = ClientTlsConfig::new()
-        .ca_certificate(Certificate::from_pem(read(ca)?))
-        .identity(Identity::from_pem(read(cert)?, read(key)?));
+    let tls = PemFiles { cert, key, authority }.client()?;
     let endpoint = Endpoint::from_shared(address.to_owned()).context("not an address")?;
     Ok(tuned(endpoint)
         .tls_config(tls)

@@ -1,6 +1,5 @@
-//! The node's gRPC services and their listeners. Thin: what they do is done elsewhere.
+//! The node's gRPC services. Thin: what they do is done elsewhere.
 
-pub mod listen;
 pub mod node;
 pub mod server;
 pub mod session;

@@ -2,7 +2,8 @@ use std::sync::Arc;
 
 use cordium_proto::v1::{GetNodeRequest, WatchPhasesRequest, WorkspaceState as S, node_client::NodeClient};
 use cordium_scheduler::ControlService;
-use cordium_supervisor::grpc::{listen, server};
+use cordium_serve::unix;
+use cordium_supervisor::grpc::server;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tonic::transport::{
     Certificate, Channel, ClientTlsConfig, Endpoint, Identity, ServerTlsConfig, server::TcpIncoming,
@@ -54,7 +55,7 @@ async fn a_remote_scheduler_needs_a_certificate_of_the_right_authority() {
 
 async fn local(node: &Node) -> (Channel, tokio::task::JoinHandle<Result<(), tonic::transport::Error>>) {
     let path = node.context.dirs.run.join("cordium.sock");
-    let peers = listen::own_peers(listen::bind(&path).unwrap());
+    let peers = unix::own_peers(unix::bind(&path).await.unwrap());
     let router =
         server::for_clients(node.node.clone(), None::<ControlService>, node.session.clone()).await.unwrap();
     let shutdown = node.context.shutdown.clone();
