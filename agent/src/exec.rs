@@ -17,7 +17,7 @@ use crate::identity::{Identity, Who};
 use crate::process::{GRACE, end_session, signal_group};
 use crate::pty;
 use crate::reaper::{Exit, Process};
-use crate::spawn::{Launch, SpawnError, Spawned, Streams, read_rest, spawn};
+use crate::spawn::{Launch, Rest, SpawnError, Spawned, Streams, spawn};
 use crate::state::State;
 use crate::tasks::working_dir;
 
@@ -120,15 +120,17 @@ async fn pump_output(
             exit = &mut exited => break exit,
         }
     };
-    let mut rest = vec![0; CHUNK];
+    let mut buffer = vec![0; CHUNK];
     if stdout_open {
-        while let Some(count) = read_rest(&stdout, &mut rest) {
-            send(out, Message::Stdout(Bytes::copy_from_slice(&rest[..count]))).await?;
+        let mut rest = Rest::of(&stdout);
+        while let Some(count) = rest.read(&mut buffer) {
+            send(out, Message::Stdout(Bytes::copy_from_slice(&buffer[..count]))).await?;
         }
     }
     if let Some(stderr) = &stderr {
-        while let Some(count) = read_rest(stderr, &mut rest) {
-            send(out, Message::Stderr(Bytes::copy_from_slice(&rest[..count]))).await?;
+        let mut rest = Rest::of(stderr);
+        while let Some(count) = rest.read(&mut buffer) {
+            send(out, Message::Stderr(Bytes::copy_from_slice(&buffer[..count]))).await?;
         }
     }
     Some(exit)

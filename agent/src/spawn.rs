@@ -194,17 +194,36 @@ fn explain(error: io::Error, program: &str, launch: &Launch) -> SpawnError {
     }
 }
 
-/// Reads what is there now, past the event loop's own idea of readiness.
+/// What is left in the pipe or terminal of a process that has ended, past the event loop's own idea of readiness.
 ///
-/// When a process has ended, all that it wrote is already in its pipe or terminal; this empties it without
-/// waiting for descendants that keep the other end open. `None` means: nothing more at the moment, or ever.
-pub fn read_rest(stream: &Receiver, buffer: &mut [u8]) -> Option<usize> {
-    loop {
-        match rustix::io::read(stream.as_fd(), &mut *buffer) {
-            Ok(0) => return None,
-            Ok(count) => return Some(count),
-            Err(rustix::io::Errno::INTR) => {}
-            Err(_) => return None,
+/// All that it wrote is there already. Descendants that keep the other end open are not waited for, and those that write
+/// without end are not read without end.
+pub struct Rest<'a> {
+    stream: &'a Receiver,
+    left: usize,
+}
+
+/// The most that a pipe holds.
+const MAX_REST: usize = 1 << 20;
+
+impl<'a> Rest<'a> {
+    pub fn of(stream: &'a Receiver) -> Self {
+        Self { stream, left: MAX_REST }
+    }
+
+    /// `None` means: nothing more at the moment, or ever.
+    pub fn read(&mut self, buffer: &mut [u8]) -> Option<usize> {
+        while self.left > 0 {
+            match rustix::io::read(self.stream.as_fd(), &mut *buffer) {
+                Ok(0) => return None,
+                Ok(count) => {
+                    self.left = self.left.saturating_sub(count);
+                    return Some(count);
+                }
+                Err(rustix::io::Errno::INTR) => {}
+                Err(_) => return None,
+            }
         }
+        None
     }
 }

@@ -19,7 +19,7 @@ use crate::process::end_session;
 use crate::pty;
 use crate::reaper::Process;
 use crate::scrollback::{CAPACITY, Scrollback};
-use crate::spawn::{Spawned, read_rest};
+use crate::spawn::{Rest, Spawned};
 
 const CHUNK: usize = 16 << 10;
 const LAG: u64 = CAPACITY as u64 / 2;
@@ -86,7 +86,8 @@ impl Terminal {
                 exit = self.process.wait() => break exit,
             }
         };
-        while let Some(count) = read_rest(&output, &mut buffer) {
+        let mut rest = Rest::of(&output);
+        while let Some(count) = rest.read(&mut buffer) {
             self.append(&buffer[..count]);
         }
         self.head.send_modify(|head| head.closed = Some(exit.shell_code()));

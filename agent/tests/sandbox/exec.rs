@@ -259,3 +259,14 @@ async fn an_idle_agent_is_small() {
     assert!(pss < 12 << 10, "PSS {pss} KiB");
     assert!(private < 4 << 10, "private and dirty: {private} KiB");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_ends_although_its_children_write_without_end() {
+    if !is_root() {
+        return;
+    }
+    let sandbox = Sandbox::running().await;
+    let command = sandbox.sh("yes & echo started >&2; sleep 0.2; exit 4");
+    let done = tokio::time::timeout(Duration::from_secs(20), command).await.unwrap();
+    assert_eq!((done.code, done.stderr.as_slice()), (4, b"started\n".as_slice()));
+}

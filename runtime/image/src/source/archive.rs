@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -60,7 +60,9 @@ impl ArchiveSource {
 }
 
 fn read(path: &Path, limits: &Limits) -> Result<(Vec<u8>, Vec<Blob>), String> {
-    let file = File::open(path).map_err(|e| e.to_string())?;
+    // A named pipe in its place must not be waited for.
+    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path);
+    let file = file.map_err(|e| e.to_string())?;
     if !file.metadata().map_err(|e| e.to_string())?.is_file() {
         return Err("it is not a regular file".into());
     }
@@ -178,8 +180,23 @@ impl Skip for Seeking<'_> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pipe_is_no_archive_and_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("image.tar");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let begun = std::time::Instant::now();
+        let reader = std::thread::spawn(move || read(&pipe, &Limits::default()).unwrap_err());
+        while !reader.is_finished() {
+            assert!(begun.elapsed() < std::time::Duration::from_secs(10), "it waits for a writer");
+            std::thread::yield_now();
+        }
+        assert!(reader.join().unwrap().contains("not a regular file"));
+    }
 
     #[test]
     fn links_stay_names_in_the_archive() {
