@@ -161,6 +161,8 @@ async fn secrets_are_write_only_and_sealed_on_disk() {
         let path = entry.unwrap().path();
         if path.is_file() {
             files += 1;
+            let mode = std::os::unix::fs::PermissionsExt::mode(&path.metadata().unwrap().permissions());
+            assert_eq!(mode & 0o077, 0, "{}", path.display());
             let bytes = std::fs::read(&path).unwrap();
             assert!(!holds(&bytes, VALUE) && !holds(&bytes, NEXT), "{}", path.display());
         }
@@ -186,6 +188,12 @@ async fn what_is_in_use_is_kept() {
         let error = delete(&s, kind, name).await.unwrap_err();
         assert_eq!(error.code(), Code::FailedPrecondition, "{kind:?}: {error}");
     }
+    delete(&s, Kind::Workspace, "web").await.unwrap();
+    // Its spec is complete only with the vars of a start.
+    let spec = r#"{"image":{"registry":{"url":"${{ vars.IMAGE }}"}},
+        "runtime":{"envVars":[{"key":"T","fromSecret":"token"}]}}"#;
+    create(&s, CreateRequest { template: "go".into(), ..workspace("web", spec) }).await.unwrap();
+    assert_eq!(delete(&s, Kind::Secret, "token").await.unwrap_err().code(), Code::FailedPrecondition);
     for (kind, name) in
         [(Kind::Workspace, "web"), (Kind::Secret, "token"), (Kind::Template, "go"), (Kind::Space, "default")]
     {

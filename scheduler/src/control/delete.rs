@@ -83,9 +83,12 @@ fn template(conn: &Connection, record: &Record) -> Result<(), ApiError> {
 /// Workspaces that name the secret keep it; without it they could not start any more.
 fn secret(conn: &Connection, record: &Record) -> Result<(), ApiError> {
     for ws in workspaces::list(conn, &record.space, "")? {
-        let uses = specs::resolve(conn, &ws, &Default::default())
-            .is_ok_and(|resolved| resolved.secrets.contains(&record.name));
-        if uses {
+        let named = match specs::resolve_ahead(conn, &ws, &Default::default()) {
+            Ok(Some(resolved)) => resolved.secrets,
+            // As far as its own spec tells: the rest is known only when it starts.
+            _ => cordium_spec::secret_names(&cordium_spec::parse_workspace_json(&ws.record.spec)?),
+        };
+        if named.contains(&record.name) {
             return Err(ApiError::state(
                 format!("secret {:?} is used by workspace {:?}", record.name, ws.record.name),
                 "remove it from the workspace's spec first, or update the secret's data",

@@ -22,7 +22,18 @@ pub struct Adoption {
 }
 
 impl Adoption {
+    /// Whatever happens, the owner hears of an end, as from a start-up.
     pub async fn run(self) {
+        let report = self.report.clone();
+        let end = tokio::spawn(self.steps()).await.unwrap_or_else(|_| {
+            let failure = failure(Type::Unknown, "taking the sandbox over: its task has panicked");
+            StartupEnd { result: Err(Halted::Failed(failure)), sandbox: None, lease: None }
+        });
+        // Without an owner the supervisor is ending.
+        let _ = report.send(Event::StartupEnded(end)).await;
+    }
+
+    async fn steps(self) -> StartupEnd {
         let (result, sandbox) = self.sandbox().await;
         let mut lease = None;
         if result.is_ok() && !self.image.is_empty() {
@@ -32,8 +43,7 @@ impl Adoption {
                 Err(error) => tracing::warn!(workspace = self.uid, %error, "holding the image's layers"),
             }
         }
-        // Without an owner the supervisor is ending.
-        let _ = self.report.send(Event::StartupEnded(StartupEnd { result, sandbox, lease })).await;
+        StartupEnd { result, sandbox, lease }
     }
 
     async fn sandbox(&self) -> (Result<AgentLink, Halted>, Option<Arc<dyn SandboxHandle>>) {
