@@ -22,6 +22,9 @@ use crate::SandboxPlan;
 /// Where the agent is in every sandbox, on a tmpfs of ours that hides whatever the image has there.
 pub const AGENT_PATH: &str = "/run/cordium/bin/cordium-agent";
 
+/// That tmpfs.
+const OWN_DIR: &str = "/run/cordium";
+
 /// What the keeper prepared for the inner container.
 #[derive(Debug, Clone)]
 pub struct InnerPaths {
@@ -157,8 +160,14 @@ fn mounts(paths: &InnerPaths) -> Result<Vec<Mount>, OciSpecError> {
     if paths.cgroup_mount {
         mounts.push(fs("/sys/fs/cgroup", "cgroup", &["nosuid", "nodev", "noexec"])?);
     }
-    mounts.push(fs("/run/cordium", "tmpfs", &["nosuid", "nodev", "mode=755", "size=1m"])?);
-    for (source, target) in &paths.binds {
+    // Ours come last: a tenant that has made `/run` a link into the volume must not get a later mount over the agent.
+    let (ours, theirs): (Vec<_>, Vec<_>) =
+        paths.binds.iter().partition(|(_, target)| target.starts_with(OWN_DIR));
+    for (source, target) in theirs {
+        mounts.push(mount(target, "bind", source, &["bind"])?);
+    }
+    mounts.push(fs(OWN_DIR, "tmpfs", &["nosuid", "nodev", "mode=755", "size=1m"])?);
+    for (source, target) in ours {
         mounts.push(mount(target, "bind", source, &["bind"])?);
     }
     Ok(mounts)
@@ -214,6 +223,15 @@ mod tests {
         let position =
             |target: &str| mounts.iter().position(|m| m.destination() == Path::new(target)).unwrap();
         assert!(position("/dev") < position("/dev/pts"));
-        assert!(position("/run/cordium") < position("/workspace"));
+    }
+
+    #[test]
+    fn nothing_can_be_mounted_over_the_agent() {
+        let binds = [AGENT_PATH, "/workspace", "/run/cordium/home-volume"];
+        let binds = binds.map(|target| ("/tmp/bind/x".into(), target.into())).to_vec();
+        let mounts = mounts(&InnerPaths { binds, ..paths() }).unwrap();
+        let last: Vec<_> =
+            mounts[mounts.len() - 4..].iter().map(|m| m.destination().display().to_string()).collect();
+        assert_eq!(last, ["/workspace", "/run/cordium", AGENT_PATH, "/run/cordium/home-volume"]);
     }
 }
