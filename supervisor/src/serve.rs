@@ -62,10 +62,11 @@ pub async fn serve(options: ServeOptions) -> Result<()> {
         ended = servers.join_next() => Some(ended),
     };
     tracing::info!("ending; running workspaces go on");
-    shutdown.cancel();
+    // First, or it would tell that this node is lost.
     if let Some(scheduler) = &scheduler {
         scheduler.begin_shutdown();
     }
+    shutdown.cancel();
     let drained = tokio::time::timeout(DRAIN, async {
         while servers.join_next().await.is_some() {}
         tracing::debug!("connections have ended");

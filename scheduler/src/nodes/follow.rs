@@ -48,6 +48,10 @@ pub async fn run(core: Arc<Core>, node: Arc<NodeHandle>) {
             broken = connection(&core, &node) => broken,
             () = core.shutdown.cancelled() => return,
         };
+        // What ends together with us is not lost.
+        if core.shutdown.is_cancelled() {
+            return;
+        }
         if node.lost(&broken.to_string()) {
             tracing::warn!(node = node.name, reason = %broken, "node lost; trying to reach it again");
             if let Err(error) = tell_reachability(&core, &node).await {
