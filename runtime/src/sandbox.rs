@@ -248,11 +248,12 @@ impl Sandbox {
     pub async fn kill(&self, timeout: Duration) -> Result<(), KillError> {
         // A failed write means that the keeper is gone, which `wait` finds out too.
         let _ = send(&mut *self.inner.writer.lock().await, &ToKeeper::Kill).await;
-        tokio::time::timeout(timeout, self.wait()).await.map_err(|_| KillError::Timeout(timeout))?;
-        match self.inner.cgroup.clone() {
-            Some(cgroup) => Ok(Self::clean(cgroup).await?),
-            None => Ok(()),
+        let ended = tokio::time::timeout(timeout, self.wait()).await;
+        // A keeper that hangs does not keep its sandbox alive where the kernel can kill a cgroup.
+        if let Some(cgroup) = self.inner.cgroup.clone() {
+            Self::clean(cgroup).await?;
         }
+        ended.map(drop).map_err(|_| KillError::Timeout(timeout))
     }
 }
 

@@ -7,6 +7,8 @@ use cordium_proto::v1::{
 
 /// The longest message that goes into a phase event.
 const MESSAGE_BYTES: usize = 8 << 10;
+/// The longest name of a task, repository or volume in it.
+const NAME_CHARS: usize = 256;
 
 /// A failure of one of the plain types.
 pub fn failure(make: fn(Unit) -> Type, message: impl Into<String>) -> Failure {
@@ -19,8 +21,16 @@ pub fn from_agent(mut reported: Failure) -> Failure {
     if reported.message.is_empty() {
         reported.message = "the run failed and the agent gave no reason".to_owned();
     }
-    reported.r#type.get_or_insert(Type::Unknown(Unit {}));
+    match reported.r#type.get_or_insert(Type::Unknown(Unit {})) {
+        Type::AdditionalRepoClone(named) | Type::Volume(named) => named.name = short(&named.name),
+        Type::Task(task) => task.name = short(&task.name),
+        _ => {}
+    }
     reported
+}
+
+fn short(name: &str) -> String {
+    name.chars().take(NAME_CHARS).collect()
 }
 
 /// Keeps the beginning and, as the last lines of output matter most, the end.
@@ -55,5 +65,14 @@ mod tests {
     fn an_agents_failure_always_has_a_type_and_words() {
         let failure = from_agent(Failure::default());
         assert!(failure.r#type.is_some() && !failure.message.is_empty());
+    }
+
+    #[test]
+    fn an_agents_names_are_cut() {
+        use cordium_proto::v1::failure::TaskFailure;
+        let task = TaskFailure { name: "n".repeat(1 << 20), exit_code: 1 };
+        let failure = from_agent(Failure { message: "m".into(), r#type: Some(Type::Task(task)) });
+        let Some(Type::Task(task)) = failure.r#type else { panic!("the type was lost") };
+        assert_eq!((task.name.len(), task.exit_code), (NAME_CHARS, 1));
     }
 }

@@ -14,6 +14,8 @@ use super::{Line, LogError, frame, stored};
 
 /// How many segments are kept.
 const KEPT: usize = 2;
+/// The most entries that are believed to be missing at once: the numbers of an agent may be nonsense.
+const MAX_GAP: u64 = 1 << 32;
 
 pub struct Segments {
     dir: PathBuf,
@@ -108,7 +110,7 @@ impl Segments {
                     continue;
                 }
                 // What the agent had to drop is missing here too, visibly.
-                self.newest += line.agent_seq - last - 1;
+                self.newest += (line.agent_seq - last - 1).min(MAX_GAP);
                 self.agent = (run_id.to_owned(), line.agent_seq);
             }
             let at = line.at.unwrap_or_else(|| SystemTime::now().into());

@@ -165,7 +165,8 @@ fn line_of(entry: LogEntry) -> Line {
     Line {
         source: entry.source(),
         stream: entry.stream(),
-        name: entry.name,
+        // Kept with every entry, and an entry that is too long would hide all after it.
+        name: entry.name.chars().take(256).collect(),
         data: entry.data,
         at: entry.at,
         agent_seq: entry.seq,

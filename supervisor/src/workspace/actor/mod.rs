@@ -231,3 +231,14 @@ impl Actor {
 fn first_line(text: &str) -> String {
     text.lines().next().unwrap_or_default().chars().take(300).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::first_line;
+
+    #[test]
+    fn what_an_agent_says_is_one_short_line() {
+        assert_eq!(first_line(&"x".repeat(8 << 20)).len(), 300);
+        assert_eq!(first_line("one\ntwo"), "one");
+    }
+}

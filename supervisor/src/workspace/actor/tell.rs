@@ -14,7 +14,8 @@ impl Actor {
             latest.set_state(state);
         }
         latest.at = Some(SystemTime::now().into());
-        latest.detail = detail;
+        // An agent may say anything, and every detail is kept in the journal.
+        latest.detail = first_line(&detail);
     }
 
     /// Makes a transition and queues it to the journal.
@@ -34,6 +35,7 @@ impl Actor {
 
     /// Tells more words on a phase that takes its time.
     pub(super) fn tell_detail(&mut self, detail: String) {
+        let detail = first_line(&detail);
         let state = self.record.state();
         let Some(run) = self.run.as_mut() else { return };
         let told = matches!(run.stage, Stage::Starting | Stage::Up)
@@ -48,8 +50,9 @@ impl Actor {
 
     pub(super) fn warn(&mut self, warning: String) {
         let warnings = &mut self.record.latest.warnings;
+        let warning = first_line(&warning);
         if warnings.len() < WARNINGS && !warnings.contains(&warning) {
-            warnings.push(first_line(&warning));
+            warnings.push(warning);
         }
     }
 
