@@ -88,7 +88,7 @@ async fn prepare(built: &std::path::Path, dir: PathBuf, user: &User, rounds: usi
     )?;
     let clients = node.clients().await?;
     let base = images::base()?;
-    let peers = Peers::prepare(&dir.join("peers"), &base, &registry.reference(images::BASE))?;
+    let peers = Peers::prepare(&dir.join("peers"), &registry.reference(images::BASE))?;
     Ok(Bench { dir, node, clients, registry, peers, rounds: rounds.max(1) })
 }
 

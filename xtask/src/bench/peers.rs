@@ -6,11 +6,8 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Context, Result};
-use cordium_tests::{
-    images::Image,
-    process::{run, sh},
-};
+use anyhow::{Context, Result, anyhow};
+use cordium_tests::process::{run, sh};
 use serde_json::{Value, json};
 
 pub struct Peers {
@@ -21,16 +18,12 @@ pub struct Peers {
 }
 
 impl Peers {
-    pub fn prepare(dir: &Path, image: &Image, reference: &str) -> Result<Self> {
+    pub fn prepare(dir: &Path, reference: &str) -> Result<Self> {
         fs::create_dir_all(dir)?;
         mount_hugetlb();
         let mut peers = Self { dir: dir.to_owned(), podman: Ok(()), runtimes: Vec::new() };
-        let bundle = peers.bundle();
-        let unpacked = run(Command::new("umoci")
-            .arg("unpack")
-            .args(["--image", &format!("{}:image", image.layout.dir().display())])
-            .arg(&bundle));
-        let ready = unpacked.map(drop).and_then(|()| peers.configure());
+        peers.podman = peers.prepare_podman(reference).map_err(|error| one_line(&format!("{error:#}")));
+        let ready = peers.unpack().and_then(|()| peers.configure());
         for name in ["crun", "runc"] {
             let ready = ready.as_ref().map(drop).map_err(|error| format!("{error:#}"));
             let tried = ready.and_then(|()| {
@@ -38,12 +31,26 @@ impl Peers {
             });
             peers.runtimes.push((name, tried));
         }
-        peers.podman = peers.prepare_podman(reference).map_err(|error| one_line(&format!("{error:#}")));
         Ok(peers)
     }
 
     fn bundle(&self) -> PathBuf {
         self.dir.join("bundle")
+    }
+
+    /// The root file system as podman has unpacked it.
+    fn unpack(&self) -> Result<()> {
+        self.podman
+            .clone()
+            .map_err(|error| anyhow!("podman, which unpacks the image for the others: {error}"))?;
+        let rootfs = self.bundle().join("rootfs");
+        fs::create_dir_all(&rootfs)?;
+        let archive = self.dir.join("rootfs.tar");
+        run(self.podman().args(["create", "--name", "unpack", "localhost/bench", "/bin/true"]))?;
+        run(self.podman().args(["export", "--output"]).arg(&archive).arg("unpack"))?;
+        run(self.podman().args(["rm", "unpack"]))?;
+        run(Command::new("tar").arg("-xf").arg(&archive).arg("-C").arg(&rootfs))?;
+        Ok(fs::remove_file(&archive)?)
     }
 
     /// A spec as the runtime itself suggests it, but with `/bin/true` and without a terminal.
