@@ -87,7 +87,6 @@ async fn prepare(built: &std::path::Path, dir: PathBuf, user: &User, rounds: usi
         Options { name: "bench".to_owned(), ..Default::default() },
     )?;
     let clients = node.clients().await?;
-    let base = images::base()?;
     let peers = Peers::prepare(&dir.join("peers"), &registry.reference(images::BASE))?;
     Ok(Bench { dir, node, clients, registry, peers, rounds: rounds.max(1) })
 }
