@@ -3,7 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
 };
 
 use anyhow::{Context, Result, anyhow};
@@ -124,7 +124,10 @@ impl Peers {
             .runtime(name)
             .args(["run", "--detach", "--bundle"])
             .arg(self.dir.join("sleeper"))
-            .arg("sleeper"))?;
+            .arg("sleeper")
+            // It would keep our end of a pipe open for as long as it sleeps.
+            .stdout(Stdio::null())
+            .stderr(Stdio::null()))?;
         Ok(Sleeper { peers: self, name: name.to_owned() })
     }
 
