@@ -32,6 +32,22 @@ pub fn subtrees(uid: u32) -> Vec<PathBuf> {
         .collect()
 }
 
+/// Every hierarchy that limits need has one: a session may be in a cgroup that an earlier set-up did not see.
+pub fn is_complete(uid: u32) -> bool {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let needed: Vec<_> = own.lines().filter(|line| is_needed(line)).collect();
+    let found = candidates(&parse_mounts(&mounts), &needed.join("\n"), &format!("cordium-{uid}"));
+    !found.is_empty() && found.iter().all(|hierarchy| hierarchy.iter().any(|dir| dir.is_dir()))
+}
+
+/// Whether a line of `/proc/self/cgroup` is of the unified hierarchy or of a v1 controller that we use.
+fn is_needed(line: &str) -> bool {
+    line.split(':').nth(1).is_some_and(|controllers| {
+        controllers.split(',').any(|name| matches!(name, "" | "cpu" | "cpuacct" | "memory" | "pids"))
+    })
+}
+
 /// For each hierarchy the places to look at, nearest first.
 fn candidates(mounts: &[Mount], own: &str, name: &str) -> Vec<Vec<PathBuf>> {
     own.lines()
@@ -73,6 +89,12 @@ mod tests {
 30 25 0:26 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory
 31 25 0:27 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw
 32 25 0:28 / /tmp rw - tmpfs tmpfs rw";
+
+    #[test]
+    fn the_hierarchies_of_limits_are_needed() {
+        let lines = ["4:memory:/a", "1:cpu,cpuacct:/", "0::/", "9:name=systemd:/", "6:freezer:/"];
+        assert_eq!(lines.map(is_needed), [true, true, true, false, false]);
+    }
 
     #[test]
     fn looks_below_the_own_cgroup_and_then_upwards() {

@@ -20,6 +20,8 @@ use crate::{
 const RECIPE: &str = "4";
 /// An image's name in the registry.
 pub const BASE: &str = "cordium/base:bookworm";
+/// The Debian release of the base image.
+const SUITE: &str = "bookworm";
 pub const TINI: &str = "cordium/tini:latest";
 pub const MUSL: &str = "cordium/musl:latest";
 pub const SCRATCH: &str = "cordium/scratch:latest";
@@ -51,8 +53,6 @@ pub fn base() -> Result<Image> {
         fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))
     };
     let (packages, excludes, hook) = (read("packages")?, read("excludes")?, read("customize.sh")?);
-    let mirror =
-        std::env::var("CORDIUM_DEBIAN_MIRROR").unwrap_or_else(|_| "http://deb.debian.org/debian".to_owned());
     cached(BASE, &[&packages, &excludes, &hook], |layout| {
         let mut command = Command::new("mmdebstrap");
         command
@@ -60,8 +60,10 @@ pub fn base() -> Result<Image> {
             .arg(format!("--include={}", lines(&packages).collect::<Vec<_>>().join(",")))
             .args(lines(&excludes).map(|path| format!("--dpkgopt=path-exclude={path}")))
             .arg(format!("--customize-hook={}", definition.join("customize.sh").display()))
-            .args(["bookworm", "-"])
-            .arg(format!("deb {mirror} bookworm main"));
+            .args([SUITE, "-"]);
+        if let Some(mirror) = mirror() {
+            command.arg(format!("deb {mirror} {SUITE} main"));
+        }
         let log = tempfile::NamedTempFile::new()?;
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log.reopen()?);
         let mut child = command.spawn().context("starting mmdebstrap: run `cargo xtask setup`")?;
@@ -74,6 +76,21 @@ pub fn base() -> Result<Image> {
         let config = Config { env: vec![PATH.into()], cmd: vec!["/bin/bash".into()], ..Config::default() };
         layout.image("image", &split?, &config)
     })
+}
+
+/// `CORDIUM_DEBIAN_MIRROR`, else where this machine's own apt gets the suite from; else mmdebstrap knows one.
+fn mirror() -> Option<String> {
+    let targets = || {
+        let format = "$(CODENAME) $(COMPONENT) $(REPO_URI)";
+        let output = Command::new("apt-get")
+            .args(["indextargets", "--format", format, "Created-By: Packages"])
+            .stderr(Stdio::null())
+            .output()
+            .ok()?;
+        let text = String::from_utf8(output.stdout).ok()?;
+        text.lines().find_map(|line| Some(line.strip_prefix(SUITE)?.strip_prefix(" main ")?.to_owned()))
+    };
+    std::env::var("CORDIUM_DEBIAN_MIRROR").ok().or_else(targets)
 }
 
 /// Spreads the entries of a root file system over three layers by directory, so that they unpack in parallel.
@@ -217,9 +234,13 @@ fn layers() -> Result<Image> {
 /// The files of a Debian package as a layer.
 fn package_layer(layout: &Layout, package: &str) -> Result<oci::Layer> {
     let dir = tempfile::tempdir()?;
-    run(Command::new("apt-get")
-        .args(["-q", "-o", "APT::Sandbox::User=root", "download", package])
-        .current_dir(dir.path()))?;
+    let download = || {
+        run(Command::new("apt-get")
+            .args(["-q", "-o", "APT::Sandbox::User=root", "download", package])
+            .current_dir(dir.path()))
+    };
+    // A machine that lacked nothing may never have fetched apt's lists.
+    download().or_else(|_| run(Command::new("apt-get").args(["-q", "update"])).and_then(|_| download()))?;
     let archive = fs::read_dir(dir.path())?.next().context("apt-get downloaded nothing")??.path();
     let output =
         Command::new("dpkg-deb").arg("--fsys-tarfile").arg(&archive).output().context("running dpkg-deb")?;

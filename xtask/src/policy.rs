@@ -16,7 +16,6 @@ use crate::cargo::cargo;
 struct Policy {
     licenses: Licenses,
     bans: Bans,
-    sources: Sources,
 }
 #[derive(Deserialize)]
 struct Licenses {
@@ -32,12 +31,6 @@ struct Ban {
     name: String,
     reason: String,
 }
-#[derive(Deserialize)]
-struct Sources {
-    #[serde(rename = "allow-registry")]
-    allow_registry: Vec<String>,
-}
-
 /// Fails with every violation, and returns the number of crates that were looked at.
 pub async fn check() -> Result<usize> {
     let path = paths::repository().join("deny.toml");
@@ -62,7 +55,14 @@ pub async fn check() -> Result<usize> {
         .flatten()
         .filter(|package| package["id"].as_str().is_some_and(|id| resolved.contains(id)))
         .collect();
-    let problems: Vec<String> = packages.iter().flat_map(|package| violations(&policy, package)).collect();
+    let registries: BTreeSet<&str> =
+        packages.iter().filter_map(|package| package["source"].as_str()).collect();
+    let mut problems: Vec<String> =
+        packages.iter().flat_map(|package| violations(&policy, package)).collect();
+    // cargo's own registry and no other.
+    if registries.len() > 1 {
+        problems.push(format!("crates come from more than one registry: {registries:?}"));
+    }
     if !problems.is_empty() {
         bail!("dependencies break the policy of deny.toml:\n  {}", problems.join("\n  "));
     }
@@ -79,13 +79,14 @@ fn violations(policy: &Policy, package: &Value) -> Vec<String> {
     if !allowed(text("license"), &policy.licenses.allow) {
         found.push(format!("{name} has the licence \"{}\", which is not allowed", text("license")));
     }
-    if let Some(source) = package["source"].as_str() {
-        let registry = source.trim_start_matches("registry+").trim_start_matches("sparse+");
-        if !policy.sources.allow_registry.iter().any(|allowed| allowed == registry) {
-            found.push(format!("{name} comes from {source}"));
-        }
+    if let Some(source) = package["source"].as_str().filter(|source| !is_registry(source)) {
+        found.push(format!("{name} comes from {source}, not from a registry"));
     }
     found
+}
+
+fn is_registry(source: &str) -> bool {
+    ["registry+", "sparse+"].iter().any(|prefix| source.starts_with(prefix))
 }
 
 /// Whether an SPDX expression can be met with the allowed licences. `/` is an old way to write OR; OR binds less

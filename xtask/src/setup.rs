@@ -114,7 +114,7 @@ fn is_delegated(user: &User) -> bool {
         let text = std::fs::read_to_string(file).unwrap_or_default();
         text.lines().any(|line| line.split(':').next() == Some(&user.name))
     };
-    ids("/etc/subuid") && ids("/etc/subgid") && !delegation::subtrees(user.uid).is_empty()
+    ids("/etc/subuid") && ids("/etc/subgid") && delegation::is_complete(user.uid)
 }
 
 fn missing_packages() -> Vec<&'static str> {
