@@ -20,6 +20,24 @@ struct Policy {
 #[derive(Deserialize)]
 struct Licenses {
     allow: BTreeSet<String>,
+    #[serde(default)]
+    exceptions: Vec<Exception>,
+    #[serde(default)]
+    clarify: Vec<Clarification>,
+}
+/// Licences that one crate may have beyond those of all.
+#[derive(Deserialize)]
+struct Exception {
+    #[serde(rename = "crate")]
+    name: String,
+    allow: BTreeSet<String>,
+}
+/// What a crate's licence is when its manifest does not say.
+#[derive(Deserialize)]
+struct Clarification {
+    #[serde(rename = "crate")]
+    name: String,
+    expression: String,
 }
 #[derive(Deserialize)]
 struct Bans {
@@ -31,6 +49,7 @@ struct Ban {
     name: String,
     reason: String,
 }
+
 /// Fails with every violation, and returns the number of crates that were looked at.
 pub async fn check() -> Result<usize> {
     let path = paths::repository().join("deny.toml");
@@ -76,8 +95,15 @@ fn violations(policy: &Policy, package: &Value) -> Vec<String> {
     if let Some(ban) = policy.bans.deny.iter().find(|ban| ban.name == text("name")) {
         found.push(format!("{name} is banned: {}", ban.reason));
     }
-    if !allowed(text("license"), &policy.licenses.allow) {
-        found.push(format!("{name} has the licence \"{}\", which is not allowed", text("license")));
+    let licenses = &policy.licenses;
+    let clarified = licenses.clarify.iter().find(|clarified| clarified.name == text("name"));
+    let license = clarified
+        .filter(|_| text("license").is_empty())
+        .map_or(text("license"), |clarified| &clarified.expression);
+    let exceptions = licenses.exceptions.iter().filter(|exception| exception.name == text("name"));
+    let allow = exceptions.flat_map(|exception| &exception.allow).chain(&licenses.allow).cloned().collect();
+    if !allowed(license, &allow) {
+        found.push(format!("{name} has the licence \"{license}\", which is not allowed"));
     }
     if let Some(source) = package["source"].as_str().filter(|source| !is_registry(source)) {
         found.push(format!("{name} comes from {source}, not from a registry"));
@@ -134,6 +160,34 @@ fn one(tokens: &mut Tokens<'_>, allow: &BTreeSet<String>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn this_repository_keeps_to_it() {
+        if let Err(problems) = check().await {
+            panic!("{problems:#}");
+        }
+    }
+
+    #[test]
+    fn exceptions_and_clarifications_are_for_one_crate_only() {
+        let policy = r#"
+            [licenses]
+            allow = ["MIT"]
+            exceptions = [{ allow = ["MPL-2.0"], crate = "one" }]
+            clarify = [{ crate = "two", expression = "MIT" }]
+            [bans]
+            deny = []
+        "#;
+        let policy = toml::from_str(policy).unwrap_or_else(|error| panic!("{error}"));
+        let count = |name: &str, license: &str| {
+            let source = "registry+x";
+            let package =
+                serde_json::json!({"name": name, "version": "1", "license": license, "source": source});
+            violations(&policy, &package).len()
+        };
+        assert_eq!([count("one", "MPL-2.0"), count("two", ""), count("three", "MIT")], [0, 0, 0]);
+        assert_eq!([count("two", "MPL-2.0"), count("one", ""), count("two", "GPL-3.0")], [1, 1, 1]);
+    }
 
     fn met(expression: &str) -> bool {
         let allow = ["MIT", "Apache-2.0", "Apache-2.0 WITH LLVM-exception"].map(str::to_owned);
