@@ -72,11 +72,15 @@ fn as_root() -> ExitCode {
     let state = dir.path().join("state");
     fs::create_dir(&state).unwrap();
     std::os::unix::fs::chown(&state, Some(uid), Some(uid)).unwrap();
+    let hidden = tempfile::tempdir_in("/tmp").unwrap();
+    fs::set_permissions(hidden.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let status = Command::new("setpriv")
         .args(["--reuid", USER, "--regid", USER, "--init-groups", "--reset-env"])
         .arg(&exe)
         .arg("as-user")
         .arg(&state)
+        // A directory that the keeper's private file system hides.
+        .current_dir(hidden.path())
         .status()
         .unwrap();
     for hierarchy in fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {

@@ -71,6 +71,11 @@ enum KeeperError {
 ///
 /// Must be called before the process has a second thread.
 pub fn keeper_main() -> ExitCode {
+    // The keeper's own mounts may hide the directory it was started in, and libcontainer goes back to it.
+    if let Err(error) = std::env::set_current_dir("/") {
+        tracing::error!(%error, "going to /");
+        return ExitCode::FAILURE;
+    }
     let taken = outer::take_stdin().and_then(|channel| {
         let slot = sys::only_stdio(channel.as_raw_fd(), inner::AGENT_FD)?;
         Ok((channel, slot))
