@@ -55,6 +55,7 @@ impl Cluster {
                 name: name.to_owned(),
                 host_ports: vec![git.port()],
                 tls: Some((port, authority.issue(name, &user)?)),
+                ..Options::default()
             };
             addresses.push(format!("https://localhost:{port}"));
             let short = format!("n{}", nodes.len() + 1);

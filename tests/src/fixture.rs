@@ -45,7 +45,8 @@ impl Fixture {
         let dir = fresh_dir(group)?;
         let git = repositories(&dir.join("git"))?;
         let registry = registry(&dir.join("registry"))?;
-        let mut options = Options { name: "node-1".to_owned(), host_ports: vec![git.port()], tls: None };
+        let mut options =
+            Options { name: "node-1".to_owned(), host_ports: vec![git.port()], ..Options::default() };
         change(&mut options);
         let node = Node::start(&user, &programs, &dir.join("n1"), options)?;
         let clients = node.clients().await?;

@@ -23,6 +23,8 @@ pub struct Options {
     pub host_ports: Vec<u16>,
     /// Serves its Node service on this port over mutual TLS, without a scheduler of its own.
     pub tls: Option<(u16, Party)>,
+    /// More of the node's configuration: an object, or nothing.
+    pub config: serde_json::Value,
 }
 
 pub struct Node {
@@ -74,7 +76,10 @@ impl Node {
     /// Writes the node's configuration; a restart reads it again.
     pub fn configure(&self, options: &Options) -> Result<()> {
         // Registries on loopback speak plain HTTP without being told.
-        let config = json!({"hostPorts": options.host_ports});
+        let mut config = json!({"hostPorts": options.host_ports});
+        for (key, value) in options.config.as_object().into_iter().flatten() {
+            config[key] = value.clone();
+        }
         fs::write(self.config(), config.to_string()).context("writing the node's configuration")?;
         self.user.own(&self.config())
     }

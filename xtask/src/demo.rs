@@ -92,7 +92,7 @@ fn set_the_stage(
     let git = fixture::repositories(&dir.join("git"))?;
     summary.took("registry and git server", started.elapsed());
     let started = Instant::now();
-    let options = Options { name: "demo".to_owned(), host_ports: vec![git.port()], tls: None };
+    let options = Options { name: "demo".to_owned(), host_ports: vec![git.port()], ..Options::default() };
     let node = Node::start(user, &programs, &dir.join("n"), options)?;
     summary.took("supervisor", started.elapsed());
     println!("registry    http://{}", registry.host());
