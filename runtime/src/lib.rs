@@ -6,6 +6,7 @@
 //! stays as its reaper. Nothing here knows of gRPC or of the workspace schema.
 
 pub mod cgroup;
+pub mod container;
 pub mod gateway;
 mod ids;
 mod keeper;

@@ -1,0 +1,98 @@
+//! The spec of a bundle as libcontainer needs it, as a pure function.
+
+use std::path::Path;
+
+use caps::Capability;
+use oci_spec::runtime::{Capability as SpecCapability, Spec};
+
+/// A spec made fit.
+#[derive(Debug)]
+pub(super) struct Adapted {
+    pub(super) spec: Spec,
+    /// Held only until the seccomp filters are loaded, which needs it unless `no_new_privs` is on.
+    pub(super) borrowed: Vec<Capability>,
+    /// Whether `spec` differs from the bundle's.
+    pub(super) changed: bool,
+}
+
+/// - Without `linux.cgroupsPath`, libcontainer hands a container with a user namespace to systemd: name a path.
+/// - Loading seccomp filters without `no_new_privs` needs CAP_SYS_ADMIN at the end of init: lend it.
+pub(super) fn adapt(mut spec: Spec, id: &str, bundle: &Path) -> Adapted {
+    let borrowed = if lacks_sys_admin(&spec) { vec![Capability::CAP_SYS_ADMIN] } else { vec![] };
+    let mut changed = !borrowed.is_empty();
+    if !borrowed.is_empty() {
+        lend_sys_admin(&mut spec);
+    }
+    if let Some(linux) = spec.linux_mut()
+        && linux.cgroups_path().is_none()
+    {
+        linux.set_cgroups_path(Some(Path::new("/cordium-oci").join(id)));
+        changed = true;
+    }
+    if changed && let Some(root) = spec.root_mut() {
+        // The changed spec lies in another directory, and a relative root is relative to the bundle.
+        root.set_path(bundle.join(root.path()));
+    }
+    Adapted { spec, borrowed, changed }
+}
+
+fn lacks_sys_admin(spec: &Spec) -> bool {
+    let Some(process) = spec.process() else { return false };
+    let filtered = spec.linux().as_ref().is_some_and(|linux| linux.seccomp().is_some());
+    let effective = process.capabilities().as_ref().and_then(|sets| sets.effective().as_ref());
+    let has = effective.is_some_and(|set| set.contains(&SpecCapability::SysAdmin));
+    filtered && process.no_new_privileges() != Some(true) && !has
+}
+
+fn lend_sys_admin(spec: &mut Spec) {
+    let Some(process) = spec.process_mut() else { return };
+    let mut sets = process.capabilities().clone().unwrap_or_default();
+    let with = |set: &Option<std::collections::HashSet<SpecCapability>>| {
+        let mut set = set.clone().unwrap_or_default();
+        set.insert(SpecCapability::SysAdmin);
+        Some(set)
+    };
+    let (bounding, permitted) = (with(sets.bounding()), with(sets.permitted()));
+    let effective = with(sets.effective());
+    sets.set_bounding(bounding).set_permitted(permitted).set_effective(effective);
+    process.set_capabilities(Some(sets));
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn spec(process: Value, linux: Value) -> Spec {
+        let mut whole = json!({"ociVersion": "1.2.0", "root": {"path": "rootfs"}, "process": {"cwd": "/", "user": {"uid": 0, "gid": 0}, "args": ["true"]}, "linux": linux});
+        whole["process"].as_object_mut().unwrap().extend(process.as_object().unwrap().clone());
+        serde_json::from_value(whole).unwrap()
+    }
+
+    #[test]
+    fn a_spec_that_is_fit_stays_as_it_is() {
+        let adapted = adapt(spec(json!({}), json!({"cgroupsPath": "/x"})), "c", Path::new("/b"));
+        assert!(!adapted.changed && adapted.borrowed.is_empty());
+        assert_eq!(adapted.spec.root().as_ref().unwrap().path(), Path::new("rootfs"));
+    }
+
+    #[test]
+    fn without_a_cgroup_path_one_is_named_and_the_root_made_absolute() {
+        let adapted = adapt(spec(json!({}), json!({})), "c", Path::new("/b"));
+        let linux = adapted.spec.linux().as_ref().unwrap();
+        assert_eq!(linux.cgroups_path().as_deref(), Some(Path::new("/cordium-oci/c")));
+        assert_eq!(adapted.spec.root().as_ref().unwrap().path(), Path::new("/b/rootfs"));
+    }
+
+    #[test]
+    fn loading_filters_borrows_a_capability_only_where_it_is_needed() {
+        let seccomp = json!({"cgroupsPath": "/x", "seccomp": {"defaultAction": "SCMP_ACT_ALLOW"}});
+        let bare = adapt(spec(json!({"noNewPrivileges": false}), seccomp.clone()), "c", Path::new("/b"));
+        assert_eq!(bare.borrowed, [Capability::CAP_SYS_ADMIN]);
+        let kept = json!({"noNewPrivileges": true});
+        assert!(adapt(spec(kept, seccomp.clone()), "c", Path::new("/b")).borrowed.is_empty());
+        let admin = json!({"capabilities": {"effective": ["CAP_SYS_ADMIN"]}});
+        assert!(adapt(spec(admin, seccomp), "c", Path::new("/b")).borrowed.is_empty());
+    }
+}

@@ -1,0 +1,224 @@
+//! Becoming the process that a spec describes, once inside the container's namespaces and root.
+
+use std::{
+    ffi::CString,
+    fmt,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
+
+use caps::{CapSet, Capability};
+use nix::{
+    sys::{prctl, resource, stat},
+    unistd::{self, Gid, Uid},
+};
+use oci_spec::runtime::{Capability as SpecCapability, PosixRlimit, PosixRlimitType, Process};
+use seccompiler::BpfProgram;
+
+use crate::sys;
+
+/// A step that failed, and why.
+#[derive(Debug)]
+pub(super) struct Failed {
+    pub(super) step: String,
+    pub(super) reason: String,
+}
+
+impl Failed {
+    pub(super) fn new(step: impl Into<String>, reason: impl fmt::Display) -> Self {
+        Self { step: step.into(), reason: reason.to_string() }
+    }
+}
+
+impl fmt::Display for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.step, self.reason)
+    }
+}
+
+/// Everything between being in the container and `execve`: limits, ids, capabilities, filters. Returns only on failure.
+pub(super) fn become_process(process: &Process, filters: &[BpfProgram]) -> Failed {
+    match prepare(process, filters) {
+        Ok(()) => {}
+        Err(failed) => return failed,
+    }
+    let args = process.args().as_deref().unwrap_or_default();
+    let mut env = process.env().clone().unwrap_or_default();
+    if !env.iter().any(|entry| entry.starts_with("HOME=")) {
+        env.push(format!("HOME={}", home(process.user().uid())));
+    }
+    execute(args, &env)
+}
+
+/// This process has one thread and is about to become another program: what changes every thread is meant here.
+#[allow(clippy::disallowed_methods)]
+fn prepare(process: &Process, filters: &[BpfProgram]) -> Result<(), Failed> {
+    for limit in process.rlimits().as_deref().unwrap_or_default() {
+        set_rlimit(limit)?;
+    }
+    if let Some(score) = process.oom_score_adj() {
+        std::fs::write("/proc/self/oom_score_adj", score.to_string())
+            .map_err(|e| Failed::new("setting oomScoreAdj", e))?;
+    }
+    if process.no_new_privileges() == Some(true) {
+        prctl::set_no_new_privs().map_err(|e| Failed::new("setting noNewPrivileges", e))?;
+    }
+    let user = process.user();
+    if let Some(umask) = user.umask() {
+        stat::umask(stat::Mode::from_bits_truncate(umask));
+    }
+    // Some directories only root may enter, others only the user.
+    let entered = unistd::chdir(process.cwd());
+    let groups: Vec<Gid> =
+        user.additional_gids().as_deref().unwrap_or_default().iter().map(|gid| Gid::from_raw(*gid)).collect();
+    unistd::setgroups(&groups).map_err(|e| Failed::new("setting additionalGids", e))?;
+    prctl::set_keepcaps(true).map_err(|e| Failed::new("keeping capabilities", e))?;
+    let (uid, gid) = (Uid::from_raw(user.uid()), Gid::from_raw(user.gid()));
+    unistd::setresgid(gid, gid, gid).map_err(|e| Failed::new(format!("becoming group {gid}"), e))?;
+    unistd::setresuid(uid, uid, uid).map_err(|e| Failed::new(format!("becoming user {uid}"), e))?;
+    prctl::set_keepcaps(false).map_err(|e| Failed::new("keeping capabilities", e))?;
+    if entered.is_err() {
+        unistd::chdir(process.cwd())
+            .map_err(|e| Failed::new(format!("entering {}", process.cwd().display()), e))?;
+    }
+    set_capabilities(process, filters)
+}
+
+/// Filters need CAP_SYS_ADMIN or `no_new_privs`; where neither is to stay, the former is given up last.
+fn set_capabilities(process: &Process, filters: &[BpfProgram]) -> Result<(), Failed> {
+    let fail = |e: caps::errors::CapsError| Failed::new("setting capabilities", e);
+    let sets = process.capabilities().clone();
+    let of = |set: Option<&Option<std::collections::HashSet<SpecCapability>>>| -> caps::CapsHashSet {
+        let names = set.and_then(Option::as_ref).into_iter().flatten();
+        names.filter_map(|capability| capability.to_string().parse().ok()).collect()
+    };
+    let bounding = of(sets.as_ref().map(oci_spec::runtime::LinuxCapabilities::bounding));
+    let permitted = of(sets.as_ref().map(oci_spec::runtime::LinuxCapabilities::permitted));
+    let effective = of(sets.as_ref().map(oci_spec::runtime::LinuxCapabilities::effective));
+    let inheritable = of(sets.as_ref().map(oci_spec::runtime::LinuxCapabilities::inheritable));
+    let ambient = of(sets.as_ref().map(oci_spec::runtime::LinuxCapabilities::ambient));
+    // The effective set is empty after a change of user; dropping from the bounding set needs CAP_SETPCAP.
+    let held = caps::read(None, CapSet::Permitted).map_err(fail)?;
+    caps::set(None, CapSet::Effective, &held).map_err(fail)?;
+    for capability in caps::read(None, CapSet::Bounding).map_err(fail)?.difference(&bounding) {
+        caps::drop(None, CapSet::Bounding, *capability).map_err(fail)?;
+    }
+    let lent: Vec<Capability> = match filters.is_empty() || process.no_new_privileges() == Some(true) {
+        true => vec![],
+        false => [Capability::CAP_SYS_ADMIN].into_iter().filter(|c| !permitted.contains(c)).collect(),
+    };
+    let with = |set: &caps::CapsHashSet| set.iter().chain(&lent).copied().collect();
+    caps::set(None, CapSet::Effective, &with(&effective)).map_err(fail)?;
+    caps::set(None, CapSet::Permitted, &with(&permitted)).map_err(fail)?;
+    caps::set(None, CapSet::Inheritable, &inheritable).map_err(fail)?;
+    caps::clear(None, CapSet::Ambient).map_err(fail)?;
+    for capability in ambient.iter().filter(|c| permitted.contains(c) && inheritable.contains(c)) {
+        caps::raise(None, CapSet::Ambient, *capability).map_err(fail)?;
+    }
+    restrict(filters, &lent)
+}
+
+/// Loads the filters, then gives up what was only lent for that.
+pub(super) fn restrict(filters: &[BpfProgram], lent: &[Capability]) -> Result<(), Failed> {
+    for filter in filters {
+        sys::load_seccomp(filter).map_err(|e| Failed::new("loading a seccomp filter", e))?;
+    }
+    for &capability in lent {
+        for set in
+            [CapSet::Ambient, CapSet::Bounding, CapSet::Inheritable, CapSet::Effective, CapSet::Permitted]
+        {
+            caps::drop(None, set, capability).map_err(|e| Failed::new("dropping capabilities", e))?;
+        }
+    }
+    Ok(())
+}
+
+fn set_rlimit(limit: &PosixRlimit) -> Result<(), Failed> {
+    use resource::Resource;
+    let kind = match limit.typ() {
+        PosixRlimitType::RlimitCpu => Resource::RLIMIT_CPU,
+        PosixRlimitType::RlimitFsize => Resource::RLIMIT_FSIZE,
+        PosixRlimitType::RlimitData => Resource::RLIMIT_DATA,
+        PosixRlimitType::RlimitStack => Resource::RLIMIT_STACK,
+        PosixRlimitType::RlimitCore => Resource::RLIMIT_CORE,
+        PosixRlimitType::RlimitRss => Resource::RLIMIT_RSS,
+        PosixRlimitType::RlimitNproc => Resource::RLIMIT_NPROC,
+        PosixRlimitType::RlimitNofile => Resource::RLIMIT_NOFILE,
+        PosixRlimitType::RlimitMemlock => Resource::RLIMIT_MEMLOCK,
+        PosixRlimitType::RlimitAs => Resource::RLIMIT_AS,
+        PosixRlimitType::RlimitLocks => Resource::RLIMIT_LOCKS,
+        PosixRlimitType::RlimitSigpending => Resource::RLIMIT_SIGPENDING,
+        PosixRlimitType::RlimitMsgqueue => Resource::RLIMIT_MSGQUEUE,
+        PosixRlimitType::RlimitNice => Resource::RLIMIT_NICE,
+        PosixRlimitType::RlimitRtprio => Resource::RLIMIT_RTPRIO,
+        PosixRlimitType::RlimitRttime => Resource::RLIMIT_RTTIME,
+    };
+    resource::setrlimit(kind, limit.soft(), limit.hard())
+        .map_err(|e| Failed::new(format!("setting {}", limit.typ()), e))
+}
+
+/// Replaces this process. Returns only on failure.
+pub(super) fn execute(args: &[String], env: &[String]) -> Failed {
+    let strings =
+        |list: &[String]| list.iter().map(|text| CString::new(text.as_str())).collect::<Result<Vec<_>, _>>();
+    let Some(name) = args.first() else {
+        return Failed::new("starting the program", "process.args is empty");
+    };
+    let step = format!("starting {name}");
+    let program = match find_program(name, env) {
+        Ok(path) => path,
+        Err(failed) => return failed,
+    };
+    let (args, env) = match (strings(args), strings(env)) {
+        (Ok(args), Ok(env)) => (args, env),
+        _ => return Failed::new(step, "an argument or variable holds a NUL byte"),
+    };
+    let Ok(program) = CString::new(program.into_os_string().into_encoded_bytes()) else {
+        return Failed::new(step, "its path holds a NUL byte");
+    };
+    match unistd::execve(&program, &args, &env) {
+        Err(error) => Failed::new(step, error),
+    }
+}
+
+/// A name without a slash is looked for in the PATH that the process itself is given.
+pub(super) fn find_program(name: &str, env: &[String]) -> Result<PathBuf, Failed> {
+    let step = || format!("finding {name:?}");
+    let usable = |path: &Path| {
+        let metadata = std::fs::metadata(path)?;
+        let executable = metadata.is_file() && metadata.permissions().mode() & 0o111 != 0;
+        if executable { Ok(()) } else { Err(std::io::Error::from(std::io::ErrorKind::PermissionDenied)) }
+    };
+    if name.contains('/') {
+        let path = PathBuf::from(name);
+        return usable(&path).map(|()| path).map_err(|e| Failed::new(step(), e));
+    }
+    let path = env.iter().find_map(|entry| entry.strip_prefix("PATH=")).unwrap_or_default();
+    let found = path.split(':').map(|dir| Path::new(dir).join(name)).find(|path| usable(path).is_ok());
+    found.ok_or_else(|| Failed::new(step(), format!("executable file not found in PATH ({path:?})")))
+}
+
+/// As `/etc/passwd` in the container has it.
+fn home(uid: u32) -> String {
+    let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let entry = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>());
+    let mut homes = entry.filter(|fields| fields.len() >= 6 && fields[2].parse() == Ok(uid));
+    homes.next().map_or_else(|| "/".to_owned(), |fields| fields[5].to_owned())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_are_found_in_the_given_path_only() {
+        let env = ["PATH=/nowhere:/bin".to_owned()];
+        assert_eq!(find_program("sh", &env).unwrap(), Path::new("/bin/sh"));
+        assert!(find_program("sh", &["PATH=/nowhere".to_owned()]).unwrap_err().to_string().contains("PATH"));
+        assert!(find_program("sh", &[]).is_err());
+        assert_eq!(find_program("/bin/sh", &[]).unwrap(), Path::new("/bin/sh"));
+        assert!(find_program("/etc/passwd", &[]).is_err(), "not executable");
+        assert!(find_program("/tmp", &[]).is_err(), "a directory");
+    }
+}
