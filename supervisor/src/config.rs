@@ -6,6 +6,7 @@
 //! hostPorts: [5432]                              # of the node's loopback, as host.cordium.internal
 //! parallelLayers: 4
 //! imageLimits: {imageBytes: 137438953472}
+//! imageTimeouts: {idle: 60}                      # seconds
 //! registries:
 //!   registry.example.org: {mirrors: [mirror.local:5000], plainHttp: false, caFile: /etc/ssl/private-ca.pem}
 //! authFile: /home/me/.docker/config.json
@@ -73,6 +74,8 @@ pub struct NodeConfig {
     pub parallel_layers: Option<usize>,
     /// What an image may cost.
     pub image_limits: cordium_image::Limits,
+    /// How long registries are waited for.
+    pub image_timeouts: cordium_image::Timeouts,
     /// By host and port.
     pub registries: BTreeMap<String, cordium_image::Registry>,
     /// Credentials in the form of `~/.docker/config.json`, which is used when this is unset.
@@ -101,6 +104,9 @@ impl NodeConfig {
         }
         if config.parallel_layers == Some(0) {
             return Err("parallelLayers: was 0; allowed: 1 and more".to_owned());
+        }
+        if config.image_timeouts.attempts == 0 {
+            return Err("imageTimeouts.attempts: was 0; allowed: 1 and more".to_owned());
         }
         Ok(config)
     }
@@ -137,5 +143,7 @@ mod tests {
         assert!(NodeConfig::parse("hostPort: [1]").unwrap_err().contains("hostPort"));
         assert!(NodeConfig::parse("hostPorts: [0]").unwrap_err().contains("hostPorts"));
         assert!(NodeConfig::parse("hostPorts: [70000]").is_err());
+        assert!(NodeConfig::parse("imageTimeouts: {idle: soon}").is_err());
+        assert!(NodeConfig::parse("imageTimeouts: {attempts: 0}").unwrap_err().contains("attempts"));
     }
 }

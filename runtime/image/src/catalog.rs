@@ -39,6 +39,9 @@ pub(crate) struct LayerMeta {
     /// The boot in which it was written: see `durability`.
     pub boot_id: String,
     pub skipped_devices: u64,
+    /// Its root is opaque: nothing of the layers below it is to be seen.
+    #[serde(default)]
+    pub hides_all_below: bool,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

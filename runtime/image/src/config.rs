@@ -51,6 +51,12 @@ pub struct Limits {
     pub image_bytes: u64,
     /// Tar entries of one layer, the implied parent directories included.
     pub layer_entries: u64,
+    /// Bytes of the layer as downloaded for each of its entries, once it has more than `entry_floor`: a layer of nothing but
+    /// empty files costs its sender next to nothing, and the node a file each.
+    pub entry_bytes: u64,
+    pub entry_floor: u64,
+    /// Lengths of the paths of all directories of one layer, which the unpacker remembers.
+    pub directory_bytes: u64,
     pub path_length: usize,
     pub name_length: usize,
     pub path_depth: usize,
@@ -69,7 +75,10 @@ impl Default for Limits {
         Self {
             layer_bytes: 64 << 30,
             image_bytes: 128 << 30,
-            layer_entries: 2_000_000,
+            layer_entries: 1_000_000,
+            entry_bytes: 24,
+            entry_floor: 100_000,
+            directory_bytes: 256 << 20,
             path_length: 4096,
             name_length: 255,
             path_depth: 256,
@@ -83,20 +92,28 @@ impl Default for Limits {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// In a configuration file each duration is a number of seconds.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 pub struct Timeouts {
+    #[serde(deserialize_with = "seconds")]
     pub connect: Duration,
     /// Longest silence of a registry, before and within an answer.
+    #[serde(deserialize_with = "seconds")]
     pub idle: Duration,
     /// Longest time for one manifest or configuration, each attempt.
+    #[serde(deserialize_with = "seconds")]
     pub document: Duration,
     /// Longest time for one layer, download and unpacking together.
+    #[serde(deserialize_with = "seconds")]
     pub layer: Duration,
     /// Longest time for a whole pull.
+    #[serde(deserialize_with = "seconds")]
     pub pull: Duration,
     /// Attempts without progress before a step of a pull fails.
     pub attempts: u32,
     /// The first wait between attempts; doubles each time.
+    #[serde(deserialize_with = "seconds")]
     pub backoff: Duration,
 }
 
@@ -110,6 +127,35 @@ impl Default for Timeouts {
             pull: Duration::from_secs(2 * 60 * 60),
             attempts: 4,
             backoff: Duration::from_millis(250),
+        }
+    }
+}
+
+/// At most a week; a fraction is allowed.
+fn seconds<'de, D: serde::Deserializer<'de>>(input: D) -> Result<Duration, D::Error> {
+    let seconds = f64::deserialize(input)?;
+    if !(0.001..=604_800.0).contains(&seconds) {
+        let words = format!("was {seconds}; allowed: 0.001 to 604800 seconds");
+        return Err(serde::de::Error::custom(words));
+    }
+    Ok(Duration::from_secs_f64(seconds))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_limits_are_seconds() {
+        let read = |text: &str| serde_json::from_str::<Timeouts>(text);
+        let timeouts = read(r#"{"idle": 2, "backoff": 0.01, "attempts": 1}"#).unwrap();
+        assert_eq!((timeouts.idle, timeouts.backoff), (Duration::from_secs(2), Duration::from_millis(10)));
+        assert_eq!((timeouts.attempts, timeouts.layer), (1, Timeouts::default().layer));
+        for bad in
+            [r#"{"idle": 0}"#, r#"{"idle": -1}"#, r#"{"pull": 1e300}"#, r#"{"attempts": 0.5}"#, r#"{"x": 1}"#]
+        {
+            assert!(read(bad).is_err(), "{bad}");
         }
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
+/// Each reads as one line that names the image once, says what is wrong, and where it can what to do.
 #[derive(Debug, Clone, Error)]
 #[non_exhaustive]
 pub enum ImageError {
@@ -19,30 +20,36 @@ pub enum ImageError {
     #[error("image store: {} is damaged: {reason}; remove the image and pull it again", path.display())]
     Damaged { path: PathBuf, reason: String },
     #[error(
-        "registry {registry} answered {status} for {image}: set credentials in the workspace's image.registry.authentication, in the registries configuration or in ~/.docker/config.json"
+        "image {image}: the registry {registry} answered {status}: set credentials in the workspace's image.registry.authentication, in the registries configuration or in ~/.docker/config.json"
     )]
     Unauthorized { registry: String, image: String, status: u16 },
-    #[error("registry {registry} has no {image}: check the name and the tag")]
+    #[error("image {image}: the registry {registry} does not have it: check the name and the tag")]
     NotFound { registry: String, image: String },
-    #[error("{action} of {image} from registry {registry} failed: {reason}")]
+    #[error(
+        "image {image}: {action} from {registry} failed: {reason}; check that the registry works, then try again"
+    )]
     Registry { image: String, registry: String, action: &'static str, reason: String },
-    #[error("{action} of {image} from registry {registry} got no complete answer within {seconds} s")]
-    RegistryTimeout { image: String, registry: String, action: &'static str, seconds: u64 },
-    #[error("pull of {image} did not end within {seconds} s")]
+    #[error(
+        "image {image}: {action} from {registry} got no complete answer within {seconds} s, {attempts} times; check that the registry works, then try again"
+    )]
+    RegistryTimeout { image: String, registry: String, action: &'static str, seconds: u64, attempts: u32 },
+    #[error("image {image}: the pull did not end within {seconds} s; try again: finished layers are kept")]
     PullTimeout { image: String, seconds: u64 },
-    #[error("{what} of {image} is not usable: {reason}")]
+    #[error("image {image}: {what} is not usable: {reason}")]
     Document { image: String, what: &'static str, reason: String },
-    #[error("{image} has no image for {wanted}; it has: {available}")]
+    #[error("image {image} is not for this machine, which is {wanted}; it is for: {available}")]
     Platform { image: String, wanted: String, available: String },
-    #[error("{what} of {image} has digest {actual}, but {expected} was asked for")]
+    #[error("image {image}: {what} has digest {actual}, but {expected} was asked for; push the image again")]
     Digest { image: String, what: &'static str, expected: String, actual: String },
-    #[error("layer {layer} of {image}: {source}")]
+    #[error("image {image}: layer {}: {source}", short(layer))]
     Layer { image: String, layer: String, source: LayerError },
-    #[error("{image}: {what} is beyond the limit of {limit}")]
+    #[error(
+        "image {image}: its {what} is beyond the limit of {limit}; use a smaller image, or raise imageLimits in the node's configuration"
+    )]
     Limit { image: String, what: String, limit: u64 },
-    #[error("{image} needs {need} bytes and more in {}, which has {free} free: prune images or free space", path.display())]
+    #[error("image {image} needs {need} bytes and more in {}, which has {free} free: prune images or free space", path.display())]
     Space { image: String, path: PathBuf, need: u64, free: u64 },
-    #[error("{image}: reading {}: {reason}", path.display())]
+    #[error("image {image}: reading {}: {reason}", path.display())]
     Local { image: String, path: PathBuf, reason: String },
     #[error("connection to registry {registry} cannot be set up: {reason}")]
     Client { registry: String, reason: String },
@@ -52,7 +59,7 @@ pub enum ImageError {
     InUse { reference: String, users: usize },
     #[error("removing {}: {source}", path.display())]
     Remove { path: PathBuf, source: LayerError },
-    #[error("pull of {image} ended without a result; see the log")]
+    #[error("image {image}: the pull ended without a result; see the log")]
     Lost { image: String },
 }
 
@@ -60,36 +67,55 @@ pub enum ImageError {
 #[derive(Debug, Clone, Error, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LayerError {
-    #[error("download from {from} failed: {reason}")]
+    #[error("download from {from} failed: {reason}; check that it works, then try again")]
     Download { from: String, reason: String },
-    #[error("download from {from}: nothing came for {seconds} s")]
-    Silent { from: String, seconds: u64 },
-    #[error("download ended after {got} of {expected} bytes")]
+    #[error(
+        "download from {from}: nothing came for {seconds} s, {attempts} times; check that it works, then try again"
+    )]
+    Silent { from: String, seconds: u64, attempts: u32 },
+    #[error("download ended after {got} of {expected} bytes; push the image again")]
     Truncated { got: u64, expected: u64 },
-    #[error("the source sent more than the {expected} bytes that the manifest declares")]
+    #[error(
+        "the source sent more than the {expected} bytes that the manifest declares; push the image again"
+    )]
     TooLong { expected: u64 },
-    #[error("content has digest {actual}, but the manifest declares {expected}")]
+    #[error("content has digest {actual}, but the manifest declares {expected}; push the image again")]
     Digest { expected: String, actual: String },
-    #[error("unpacked content has diff id {actual}, but the image configuration declares {expected}")]
+    #[error(
+        "unpacked content has diff id {actual}, but the image configuration declares {expected}; push the image again"
+    )]
     DiffId { expected: String, actual: String },
-    #[error("entry {entry:?}: {reason}")]
+    #[error("entry {entry:?}: {reason}; build the image without it")]
     Entry { entry: String, reason: String },
-    #[error("{what} is beyond the limit of {limit} (at entry {entry:?})")]
+    #[error(
+        "{what} is beyond the limit of {limit}{}; use a smaller image, or raise imageLimits in the node's configuration",
+        at(entry)
+    )]
     Limit { what: String, limit: u64, entry: String },
-    #[error("no space left on the device (at {entry:?}): prune images or free space")]
+    #[error("no space left on the device{}: prune images or free space", at(entry))]
     NoSpace { entry: String },
     #[error("{operation} {entry:?}: {reason}")]
     Io { operation: String, entry: String, reason: String },
-    #[error("the stream is not a usable layer: {reason}")]
+    #[error("the stream is not a usable layer: {reason}; push the image again")]
     Stream { reason: String },
     #[error("the confined helper {step}: {reason}")]
     Helper { step: &'static str, reason: String },
     #[error("{action} {path}: {reason}")]
     Store { action: &'static str, path: String, reason: String },
-    #[error("not done within {seconds} s")]
+    #[error("not done within {seconds} s; try again, or raise imageTimeouts in the node's configuration")]
     Timeout { seconds: u64 },
     #[error("the fetch ended without a result")]
     Lost,
+}
+
+/// Enough of a digest to know it by.
+fn short(digest: &str) -> &str {
+    let hex = digest.rsplit(':').next().unwrap_or(digest);
+    hex.get(..12).unwrap_or(hex)
+}
+
+fn at(entry: &str) -> String {
+    if entry.is_empty() { String::new() } else { format!(" (at entry {entry:?})") }
 }
 
 /// How a caller should treat an error.
@@ -119,6 +145,7 @@ impl ImageError {
             Self::Limit { .. } | Self::Space { .. } => ErrorKind::Exhausted,
             Self::InUse { .. } => ErrorKind::InUse,
             Self::Layer { source, .. } | Self::Remove { source, .. } => source.kind(),
+            Self::Store { source, .. } if is_full(source) => ErrorKind::Exhausted,
             Self::Store { .. } | Self::Locked { .. } | Self::Damaged { .. } | Self::Lost { .. } => {
                 ErrorKind::Internal
             }
@@ -143,5 +170,56 @@ impl LayerError {
             Self::Limit { .. } | Self::NoSpace { .. } => ErrorKind::Exhausted,
             Self::Io { .. } | Self::Helper { .. } | Self::Store { .. } | Self::Lost => ErrorKind::Internal,
         }
+    }
+}
+
+/// The disk, or the quota of whom it belongs to.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_image_is_named_once_and_a_next_step_given() {
+        let image = || "127.0.0.1:5000/a/b:c".to_owned();
+        let registry = || "127.0.0.1:5000".to_owned();
+        let layer = |source| ImageError::Layer {
+            image: image(),
+            layer: format!("sha256:{}", "ab".repeat(32)),
+            source,
+        };
+        let reason = || "it answered 500".to_owned();
+        let errors = [
+            ImageError::NotFound { registry: registry(), image: image() },
+            ImageError::Registry {
+                image: image(),
+                registry: registry(),
+                action: "reading the manifest",
+                reason: reason(),
+            },
+            layer(LayerError::Download { from: registry(), reason: reason() }),
+            layer(LayerError::Limit { what: "number of entries".into(), limit: 5, entry: "e6".into() }),
+            layer(LayerError::Entry { entry: "../x".into(), reason: "its name leads out".into() }),
+        ];
+        for error in errors {
+            let text = error.to_string();
+            assert_eq!(text.matches("/a/b:c").count(), 1, "{text}");
+            assert!(text.contains(": check") || text.contains("; "), "no next step: {text}");
+            assert!(!text.contains('\n') && text.len() < 300, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_full_quota_is_a_full_disk() {
+        for kind in [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded] {
+            assert_eq!(ImageError::store("writing", "/x", kind.into()).kind(), ErrorKind::Exhausted);
+        }
+        assert_eq!(
+            ImageError::store("writing", "/x", io::ErrorKind::NotFound.into()).kind(),
+            ErrorKind::Internal
+        );
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::catalog::{self, LayerMeta};
 use crate::durability;
-use crate::error::LayerError;
+use crate::error::{ErrorKind, LayerError, is_full};
 use crate::progress::{Progress, ProgressSink, Step};
 use crate::source::{Layer, LayerSink, Source};
 use crate::store::Inner;
@@ -40,6 +40,13 @@ fn store_error(action: &'static str, path: &Path, reason: impl std::fmt::Display
     LayerError::Store { action, path: path.display().to_string(), reason: reason.to_string() }
 }
 
+fn io_error(action: &'static str, path: &Path, error: &std::io::Error) -> LayerError {
+    if is_full(error) {
+        return LayerError::NoSpace { entry: String::new() };
+    }
+    store_error(action, path, error)
+}
+
 impl Inner {
     /// Fetches, unpacks, verifies and publishes a layer that is not in the store.
     pub(crate) async fn fetch_layer(
@@ -60,10 +67,7 @@ impl Inner {
         }
         tell(Step::Fetching, 0);
         let path = self.layout.new_staging("layer");
-        std::fs::create_dir(&path).map_err(|e| match e.kind() {
-            std::io::ErrorKind::StorageFull => LayerError::NoSpace { entry: String::new() },
-            _ => store_error("creating", &path, e),
-        })?;
+        std::fs::create_dir(&path).map_err(|e| io_error("creating", &path, &e))?;
         let mut staged = Staged { path, inner: Arc::clone(&self), settled: false };
         let limit = self.config.timeouts.layer;
         let result = tokio::time::timeout(limit, self.unpack(&source, &layer, &staged.path, &progress))
@@ -136,14 +140,19 @@ impl Inner {
             bytes: report.bytes,
             boot_id: durability::boot_id(),
             skipped_devices: report.skipped_devices,
+            hides_all_below: report.hides_all_below,
         })
     }
 
     fn publish(&self, meta: &LayerMeta, staged: &Path) -> Result<(), LayerError> {
         let target = self.layout.layer(&meta.diff_id);
-        catalog::write_json(&self.layout, &staged.join("meta.json"), meta)
-            .map_err(|e| store_error("describing", staged, e))?;
-        std::fs::rename(staged, &target).map_err(|e| store_error("publishing", &target, e))?;
+        catalog::write_json(&self.layout, &staged.join("meta.json"), meta).map_err(|error| {
+            match error.kind() {
+                ErrorKind::Exhausted => LayerError::NoSpace { entry: String::new() },
+                _ => store_error("describing", staged, error),
+            }
+        })?;
+        std::fs::rename(staged, &target).map_err(|e| io_error("publishing", &target, &e))?;
         let staging = self.layout.staging();
         tokio::task::spawn_blocking(move || {
             if let Err(error) = durability::flush(&staging, &target) {

@@ -237,6 +237,10 @@ impl Inner {
             if !path.is_dir() {
                 return Ok(None);
             }
+            // An overlay does not heed this mark on the root of a layer.
+            if catalog::load_meta(&self.layout, &layer.diff_id)?.is_some_and(|meta| meta.hides_all_below) {
+                layers.clear();
+            }
             // Overlay refuses a directory twice, and the lower of two equal layers cannot be seen.
             layers.retain(|known| *known != path);
             layers.push(path);

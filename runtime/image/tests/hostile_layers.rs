@@ -346,7 +346,8 @@ fn bombs() {
 fn ten_million_empty_entries() {
     as_user("ten_million_empty_entries", || async {
         use std::io::Write;
-        // Different names, level by level; the archive as a whole would be five gigabytes.
+        // The archive as a whole would be five gigabytes. Two limits stop it: the number of entries where the layer is
+        // large enough to be honest, and long before that the bytes that each entry is worth.
         let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         let mut header = tar::Header::new_gnu();
         header.set_mode(0o644);
@@ -368,12 +369,61 @@ fn ten_million_empty_entries() {
             diff_id: image::sha256(b""),
             media_type: "application/vnd.oci.image.layer.v1.tar+gzip",
         };
-        let error =
-            refused("ten million entries", layer, |config| config.limits.layer_entries = 50_000).await;
+        let error = refused("ten million entries", layer.clone(), |config| {
+            config.limits.layer_entries = 50_000;
+        })
+        .await;
         assert!(
             matches!(&error, LayerError::Limit { what, limit: 50_000, .. } if what == "number of entries"),
             "{error}"
         );
+        let begun = std::time::Instant::now();
+        let error = refused("ten million entries, by default", layer, |_| {}).await;
+        println!("took {:?}", begun.elapsed());
+        assert!(
+            matches!(&error, LayerError::Limit { what, limit: 100_000, .. } if what.starts_with("number of entries with")),
+            "{error}"
+        );
+    });
+}
+
+#[test]
+fn directories_are_remembered_to_a_bound() {
+    as_user("directories_are_remembered_to_a_bound", || async {
+        let mut tar = Tar::default();
+        for i in 0..100 {
+            let path = format!("{i}-{}/", "d".repeat(200));
+            tar = tar.add(Item { path: &path, kind: EntryType::Directory, mode: 0o755, ..Item::default() });
+        }
+        let layer = image::gzip(&tar.finish());
+        let error = refused("long directories", layer, |config| config.limits.directory_bytes = 5_000).await;
+        assert!(matches!(&error, LayerError::Limit { limit: 5_000, .. }), "{error}");
+    });
+}
+
+#[test]
+fn attributes_that_no_file_system_keeps() {
+    as_user("attributes_that_no_file_system_keeps", || async {
+        let large = vec![b'x'; 200_000];
+        let tar = Tar::default().pax(&[("SCHILY.xattr.user.large", &large)]).file("x", b"");
+        let error = refused("large attributes", image::gzip(&tar.finish()), |_| {}).await;
+        assert!(matches!(&error, LayerError::Entry { entry, .. } if entry == "x"), "{error}");
+    });
+}
+
+#[test]
+fn an_opaque_root_hides_the_layers_below() {
+    as_user("an_opaque_root_hides_the_layers_below", || async {
+        let fixture = Fixture::new();
+        let layers = [
+            image::gzip(&Tar::default().file("below", b"1").finish()),
+            image::gzip(&Tar::default().file(".wh..wh..opq", b"").file("only", b"2").finish()),
+            image::gzip(&Tar::default().file("above", b"3").finish()),
+        ];
+        let reference = image::image(&layers).write_layout(&fixture.path("oci"));
+        let image = fixture.store().pull(&reference, None, no_progress()).await.unwrap();
+        let seen: Vec<_> = image.layers.iter().map(|layer| names(layer)).collect();
+        assert_eq!(seen, [["only"], ["above"]]);
     });
 }
 

@@ -58,7 +58,8 @@ impl Pull<'_> {
         };
         let mut lines = lock(&tracker).lines();
         let result = result.map_err(|error| {
-            let message = format!("pulling image {reference}: {error}");
+            // It names the image.
+            let message = error.to_string();
             lines.push(message.clone());
             Halted::Failed(failure(Type::ImagePull, message))
         });

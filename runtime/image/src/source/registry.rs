@@ -195,7 +195,8 @@ impl RegistrySource {
                 Failure::Unauthorized(status) => ImageError::Unauthorized { registry, image, status },
                 Failure::NotFound => ImageError::NotFound { registry, image },
                 Failure::Silent(time) => {
-                    ImageError::RegistryTimeout { image, registry, action, seconds: time.as_secs().max(1) }
+                    let seconds = time.as_secs().max(1);
+                    ImageError::RegistryTimeout { image, registry, action, seconds, attempts: failures }
                 }
                 Failure::Transient(reason) => {
                     let reason = format!("{reason} ({failures} attempts)");
@@ -227,7 +228,9 @@ impl RegistrySource {
             if !failure.is_worth_a_retry() || failures >= timeouts.attempts || resumes > MAX_RESUMES {
                 let from = host.host.clone();
                 return Err(match failure {
-                    Failure::Silent(time) => LayerError::Silent { from, seconds: time.as_secs().max(1) },
+                    Failure::Silent(time) => {
+                        LayerError::Silent { from, seconds: time.as_secs().max(1), attempts: failures }
+                    }
                     failure => {
                         let reason = format!("{failure} ({resumes} attempts)");
                         LayerError::Download { from, reason }

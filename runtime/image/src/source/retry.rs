@@ -53,8 +53,8 @@ impl Failure {
                     Some(Code::ManifestUnknown | Code::NameUnknown | Code::NotFound | Code::BlobUnknown) => {
                         Self::NotFound
                     }
-                    Some(Code::Toomanyrequests) => Self::Transient(envelope.to_string()),
-                    _ => Self::Permanent(envelope.to_string()),
+                    Some(Code::Toomanyrequests) => Self::Transient(without_url(&envelope.to_string())),
+                    _ => Self::Permanent(without_url(&envelope.to_string())),
                 }
             }
             other => Self::Permanent(chain(other)),
@@ -79,16 +79,25 @@ impl std::fmt::Display for Failure {
 
 /// An error with its causes: the HTTP client keeps the useful part in the last of them.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
+    let mut text = without_url(&error.to_string());
     let mut cause = error.source();
     while let Some(error) = cause {
-        let words = error.to_string();
+        let words = without_url(&error.to_string());
         if !text.contains(&words) {
             text = format!("{text}: {words}");
         }
         cause = error.source();
     }
     text
+}
+
+/// The HTTP client names the URL, which is the image once more in another spelling. On one line, and not without end.
+fn without_url(text: &str) -> String {
+    let kept = match text.split_once(" for url (") {
+        Some((before, after)) => format!("{before}{}", after.split_once(')').map_or("", |(_, rest)| rest)),
+        None => text.to_owned(),
+    };
+    kept.chars().map(|c| if c.is_control() { ' ' } else { c }).take(500).collect()
 }
 
 /// How long to wait after the given number of failed attempts in a row, at least one.
@@ -108,6 +117,13 @@ mod tests {
         for status in [400, 401, 403, 404, 410] {
             assert!(!Failure::of_status(status, "").is_worth_a_retry(), "{status}");
         }
+    }
+
+    #[test]
+    fn errors_of_the_client_do_not_repeat_the_image() {
+        let text = "error sending request for url (http://h:1/v2/a/manifests/b): refused";
+        assert_eq!(without_url(text), "error sending request: refused");
+        assert_eq!(without_url("two\nlines"), "two lines");
     }
 
     #[test]

@@ -30,8 +30,13 @@ struct Applier {
 pub(crate) fn layer(input: Decompressed, root: OwnedFd, limits: Limits, ids: u32) -> Result<Report, Fault> {
     let writers = std::thread::available_parallelism().map_or(2, usize::from).clamp(1, 4);
     let mut tar = TarReader::new(input, limits.extension_bytes);
-    let mut applier =
-        Applier { tree: Tree::new(root), pool: Pool::new(writers)?, limits, ids, report: Report::default() };
+    let mut applier = Applier {
+        tree: Tree::new(root, limits.directory_bytes),
+        pool: Pool::new(writers)?,
+        limits,
+        ids,
+        report: Report::default(),
+    };
     applier.tree.set(b"", Meta::default_dir())?;
     let result = applier.run(&mut tar);
     let input = tar.into_inner();
@@ -49,6 +54,7 @@ impl Applier {
     fn run(&mut self, tar: &mut TarReader<Decompressed>) -> Result<(), Fault> {
         while let Some(entry) = tar.next_entry()? {
             count(&mut self.report, &self.limits, &entry.path)?;
+            self.check_density(tar, &entry.path)?;
             self.report.bytes = self.report.bytes.saturating_add(entry.length);
             if self.report.bytes > self.limits.layer_bytes {
                 let limit = self.limits.layer_bytes;
@@ -63,6 +69,21 @@ impl Applier {
         Ok(())
     }
 
+    /// What the stream has taken in runs ahead of the entries, in the layer's favour.
+    fn check_density(&self, tar: &TarReader<Decompressed>, entry: &[u8]) -> Result<(), Fault> {
+        let Limits { entry_bytes, entry_floor, .. } = self.limits;
+        let entries = self.report.entries;
+        // Not at each entry: the number comes from another thread.
+        if entries <= entry_floor || !entries.is_multiple_of(1024) {
+            return Ok(());
+        }
+        if tar.inner().taken_in() / entries < entry_bytes {
+            let what = format!("number of entries with fewer than {entry_bytes} bytes each");
+            return Err(Fault::Limit { what, limit: entry_floor, entry: show(entry) });
+        }
+        Ok(())
+    }
+
     fn entry(&mut self, entry: Entry, tar: &mut TarReader<Decompressed>) -> Result<(), Fault> {
         match path::target(&entry.path, &self.limits)? {
             Target::Ignore => Ok(()),
@@ -72,6 +93,7 @@ impl Applier {
             },
             Target::Opaque { parent } => {
                 let place = self.parent(&parent, &entry.path)?;
+                self.report.hides_all_below |= place.path.is_empty();
                 self.tree.set_opaque(&place.path)
             }
             Target::Whiteout { parent, name } => {

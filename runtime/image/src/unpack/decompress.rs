@@ -2,6 +2,8 @@
 //! its first bytes), computes the diff id, and stops bombs.
 
 use std::io::{self, BufRead, BufReader, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
@@ -24,17 +26,25 @@ pub(crate) struct Decompressed {
     current: Vec<u8>,
     offset: usize,
     fault: Option<Fault>,
+    taken_in: Arc<AtomicU64>,
     thread: JoinHandle<Digest>,
 }
 
 impl Decompressed {
     pub(crate) fn start(input: impl Read + Send + 'static, limits: Limits) -> Result<Self, Fault> {
         let (sender, chunks) = sync_channel(CHUNKS_AHEAD);
+        let taken_in = Arc::new(AtomicU64::new(0));
+        let counter = Arc::clone(&taken_in);
         let thread = std::thread::Builder::new()
             .name("decompress".into())
-            .spawn(move || run(input, &limits, &sender))
+            .spawn(move || run(input, &limits, &counter, &sender))
             .map_err(|e| Fault::Confine { reason: format!("starting a thread: {e}") })?;
-        Ok(Self { chunks, current: Vec::new(), offset: 0, fault: None, thread })
+        Ok(Self { chunks, current: Vec::new(), offset: 0, fault: None, taken_in, thread })
+    }
+
+    /// Bytes of the layer as it came, as far as they are decompressed.
+    pub(crate) fn taken_in(&self) -> u64 {
+        self.taken_in.load(Ordering::Relaxed)
     }
 
     /// What stopped the stream, more exact than the error that the reader got.
@@ -99,10 +109,15 @@ impl Skip for Decompressed {
     }
 }
 
-fn run(input: impl Read, limits: &Limits, sender: &SyncSender<Result<Vec<u8>, Fault>>) -> Digest {
+fn run(
+    input: impl Read,
+    limits: &Limits,
+    taken_in: &AtomicU64,
+    sender: &SyncSender<Result<Vec<u8>, Fault>>,
+) -> Digest {
     let counted = Counted { inner: BufReader::with_capacity(CHUNK, input), count: 0 };
     let mut hasher = Sha256::new();
-    if let Err(fault) = pump(counted, limits, &mut hasher, sender) {
+    if let Err(fault) = pump(counted, limits, &mut hasher, taken_in, sender) {
         // If the reader is gone, it knows why.
         let _ = sender.send(Err(fault));
     }
@@ -113,6 +128,7 @@ fn pump<R: Read>(
     mut input: Counted<R>,
     limits: &Limits,
     hasher: &mut Sha256,
+    taken_in: &AtomicU64,
     sender: &SyncSender<Result<Vec<u8>, Fault>>,
 ) -> Result<(), Fault> {
     let mut decoder = Decoder::of(&mut input)?;
@@ -142,6 +158,7 @@ fn pump<R: Read>(
         if total > limits.ratio_floor && total / decoder.consumed().max(1) >= limits.ratio {
             return Err(limit("compression ratio", limits.ratio));
         }
+        taken_in.store(decoder.consumed(), Ordering::Relaxed);
         chunk.truncate(filled);
         hasher.update(&chunk);
         if sender.send(Ok(chunk)).is_err() {

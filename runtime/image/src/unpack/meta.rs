@@ -3,6 +3,7 @@
 use std::os::fd::BorrowedFd;
 
 use rustix::fs::{self, Gid, Mode, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::io::Errno;
 
 use super::protocol::Fault;
 use super::tar::Entry;
@@ -51,6 +52,10 @@ impl Meta {
         self.uid == ROOT_ID && self.gid == ROOT_ID
     }
 
+    fn xattr_bytes(&self) -> usize {
+        self.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum()
+    }
+
     pub(crate) fn times(&self) -> Timestamps {
         Timestamps { last_access: self.mtime, last_modification: self.mtime }
     }
@@ -71,7 +76,16 @@ impl Meta {
         }
         for (name, value) in &self.xattrs {
             match fs::fsetxattr(fd, name.as_slice(), value, XattrFlags::empty()) {
-                Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => {}
+                Ok(()) | Err(Errno::OPNOTSUPP) => {}
+                // Some file systems call it a full disk when a file's attributes are more than they can keep.
+                Err(Errno::NOSPC | Errno::DQUOT | Errno::TOOBIG | Errno::RANGE)
+                    if self.xattr_bytes() > 1024 =>
+                {
+                    return Err(Fault::entry(
+                        path,
+                        "its attributes are larger than the file system can keep",
+                    ));
+                }
                 Err(error) => return Err(Fault::io("setting an attribute of", path, error)),
             }
         }

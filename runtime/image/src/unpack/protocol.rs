@@ -32,6 +32,7 @@ pub(crate) struct Report {
     pub entries: u64,
     pub bytes: u64,
     pub skipped_devices: u64,
+    pub hides_all_below: bool,
     pub warnings: Vec<String>,
 }
 

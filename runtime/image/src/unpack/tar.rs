@@ -73,6 +73,10 @@ impl<R: Skip> TarReader<R> {
         self.position
     }
 
+    pub(crate) fn inner(&self) -> &R {
+        &self.inner
+    }
+
     pub(crate) fn into_inner(self) -> R {
         self.inner
     }

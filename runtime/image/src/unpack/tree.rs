@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use super::meta::Meta;
 use super::path::join;
 use super::pool::Pool;
-use super::protocol::Fault;
+use super::protocol::{Fault, show};
 use super::remove;
 
 const OPEN_DIRS: usize = 192;
@@ -26,6 +26,9 @@ pub(crate) struct Tree {
     dirs: HashMap<Vec<u8>, Dir>,
     /// Directories with an open descriptor, oldest first.
     open: VecDeque<Vec<u8>>,
+    /// Lengths of all paths in `dirs`, and how much that may be.
+    bytes: u64,
+    limit: u64,
 }
 
 #[derive(Default)]
@@ -48,10 +51,11 @@ const DIR_FLAGS: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 impl Tree {
-    pub(crate) fn new(root: OwnedFd) -> Self {
+    pub(crate) fn new(root: OwnedFd, limit: u64) -> Self {
         let root = Arc::new(root);
         let dir = Dir { fd: Some(Arc::clone(&root)), ..Dir::default() };
-        Self { root, dirs: HashMap::from([(Vec::new(), dir)]), open: VecDeque::new() }
+        let dirs = HashMap::from([(Vec::new(), dir)]);
+        Self { root, dirs, open: VecDeque::new(), bytes: 0, limit }
     }
 
     pub(crate) fn is_dir(&self, path: &[u8]) -> bool {
@@ -181,7 +185,13 @@ impl Tree {
         remove::empty(place.fd.as_fd())?;
         fs::unlinkat(&parent.fd, name, AtFlags::REMOVEDIR).map_err(|e| Fault::io("replacing", &path, e))?;
         let below = join(&path, b"");
-        self.dirs.retain(|known, _| *known != path && !known.starts_with(&below));
+        self.dirs.retain(|known, _| {
+            let kept = *known != path && !known.starts_with(&below);
+            if !kept {
+                self.bytes -= known.len() as u64;
+            }
+            kept
+        });
         self.open.retain(|known| *known != path && !known.starts_with(&below));
         Ok(())
     }
@@ -212,6 +222,11 @@ impl Tree {
             Ok(()) => {}
             Err(Errno::EXIST) => return Err(Fault::entry(path, "it exists")),
             Err(error) => return Err(Fault::io("making the directory", path, error)),
+        }
+        self.bytes = self.bytes.saturating_add(path.len() as u64);
+        if self.bytes > self.limit {
+            let what = "length of the paths of all directories".to_owned();
+            return Err(Fault::Limit { what, limit: self.limit, entry: show(path) });
         }
         let dir = Dir { inherits: meta.mode & 0o2000 != 0, ..Dir::default() };
         self.dirs.insert(path.to_vec(), dir);
