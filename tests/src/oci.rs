@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     fs::{self, File},
     io::{self, Write},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
@@ -116,6 +117,26 @@ impl Layout {
         Ok(descriptor["digest"].as_str().unwrap_or_default().to_owned())
     }
 
+    /// A layer whose blob is these bytes, whatever they are.
+    pub fn raw_layer(&self, blob: &[u8], diff_id: &str, media_type: &'static str) -> Result<Layer> {
+        let name = hex::encode(Sha256::digest(blob));
+        fs::write(self.blob(&name), blob).context("writing a blob")?;
+        let diff_id = diff_id.to_owned();
+        Ok(Layer { digest: format!("sha256:{name}"), diff_id, size: blob.len() as u64, media_type })
+    }
+
+    /// Copies the blob of another layout's layer, which can then be part of an image of this one.
+    pub fn adopt(&self, from: &Self, layer: &Layer) -> Result<()> {
+        let (from, to) = (from.blob(&layer.digest), self.blob(&layer.digest));
+        fs::copy(&from, &to).with_context(|| format!("copying {}", from.display()))?;
+        fs::set_permissions(&to, fs::Permissions::from_mode(0o644)).context("opening a blob to others")
+    }
+
+    /// Where a blob lies.
+    pub fn blob(&self, digest: &str) -> PathBuf {
+        self.dir.join("blobs/sha256").join(digest.trim_start_matches("sha256:"))
+    }
+
     fn json_blob(&self, media_type: &str, value: &Value) -> Result<Value> {
         let bytes = value.to_string();
         let digest = hex::encode(Sha256::digest(bytes.as_bytes()));
@@ -151,6 +172,8 @@ impl LayerWriter {
         let name = hex::encode(out.hash.finalize());
         let to = self.layout.dir.join("blobs/sha256").join(&name);
         let file: File = out.inner.persist(&to).with_context(|| format!("publishing {}", to.display()))?;
+        // Supervisors that read it are of another user.
+        file.set_permissions(fs::Permissions::from_mode(0o644)).context("opening a layer to others")?;
         file.sync_data().context("syncing a layer")?;
         Ok(Layer { digest: format!("sha256:{name}"), diff_id, size: out.count, media_type })
     }
@@ -246,6 +269,11 @@ pub fn dir<W: Write>(archive: &mut tar::Builder<W>, path: &str, mode: u32) -> Re
 pub fn symlink<W: Write>(archive: &mut tar::Builder<W>, path: &str, target: &str) -> Result<()> {
     let mut header = header(tar::EntryType::Symlink, 0o777, 0);
     archive.append_link(&mut header, path, target).with_context(|| format!("adding {path}"))
+}
+
+/// Adds an extended header for the entry that follows it.
+pub fn pax<W: Write>(archive: &mut tar::Builder<W>, records: &[(&str, &[u8])]) -> Result<()> {
+    archive.append_pax_extensions(records.iter().copied()).context("adding an extended header")
 }
 
 /// Adds an entry under a name that the archive writer would refuse (absolute, or with `..`).

@@ -6,7 +6,7 @@ use std::{
     net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::Command,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -129,11 +129,20 @@ pub enum Fault {
     CutOff,
     /// Layers have one bit flipped.
     Corrupt,
+    /// Layers are shorter than the manifest says, and their answers complete.
+    Truncate,
+    /// Layers are longer than the manifest says.
+    TooLong,
+    /// No request for a layer is ever answered.
+    SilentLayers,
+    /// The image is not there.
+    Missing,
 }
 
 /// A registry that serves one layout under any name, with a fault.
 pub struct FaultyRegistry {
     server: Server,
+    fault: Arc<Mutex<Fault>>,
 }
 
 impl FaultyRegistry {
@@ -147,9 +156,18 @@ impl FaultyRegistry {
         let (manifest, blobs) = (manifest.to_owned(), layout.blobs()?);
         let layers =
             crate::images::layers_of(layout)?.into_iter().map(|layer| layer.digest).collect::<Vec<_>>();
-        let handler: Arc<Handler> =
-            Arc::new(move |request: &Request| Ok(answer(&blobs, &manifest, &layers, fault, request)));
-        Ok(Self { server: Server::start(handler)? })
+        let fault = Arc::new(Mutex::new(fault));
+        let current = Arc::clone(&fault);
+        let handler: Arc<Handler> = Arc::new(move |request: &Request| {
+            let fault = *current.lock().unwrap_or_else(PoisonError::into_inner);
+            Ok(answer(&blobs, &manifest, &layers, fault, request))
+        });
+        Ok(Self { server: Server::start(handler)?, fault })
+    }
+
+    /// From the next request on.
+    pub fn behave(&self, fault: Fault) {
+        *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = fault;
     }
 
     pub fn host(&self) -> String {
@@ -171,6 +189,7 @@ fn answer(
     match fault {
         Fault::ServerError => return Reply::status(500, "internal error\n"),
         Fault::Silence => return Reply::Silence,
+        Fault::Missing if request.path != "/v2/" => return Reply::status(404, "not found\n"),
         _ => {}
     }
     if request.path == "/v2/" {
@@ -193,6 +212,9 @@ fn answer(
                 body.truncate(blob.len() / 2);
                 return Reply::CutOff { length: blob.len(), body };
             }
+            Fault::SilentLayers => return Reply::Silence,
+            Fault::Truncate => body.truncate(blob.len() / 2),
+            Fault::TooLong => body.extend_from_slice(b"more"),
             Fault::Corrupt => {
                 let middle = body.len() / 2;
                 body[middle] ^= 1;
