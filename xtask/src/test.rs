@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// The end-to-end groups: test targets of `cordium-tests`, in the order in which they run.
-const GROUPS: [&str; 17] = [
+const GROUPS: [&str; 18] = [
     "lifecycle",
     "runtime",
     "sandbox",
@@ -22,6 +22,7 @@ const GROUPS: [&str; 17] = [
     "task_failure",
     "auto_stop",
     "image",
+    "hostile_images",
     "template_merge",
     "storage",
     "isolation",
