@@ -20,8 +20,8 @@ use crate::{
 const RECIPE: &str = "4";
 /// An image's name in the registry.
 pub const BASE: &str = "cordium/base:bookworm";
-/// The Debian release of the base image.
-const SUITE: &str = "bookworm";
+/// The Debian release of the base image and of the virtual machine.
+pub const SUITE: &str = "bookworm";
 pub const TINI: &str = "cordium/tini:latest";
 pub const MUSL: &str = "cordium/musl:latest";
 pub const SCRATCH: &str = "cordium/scratch:latest";
@@ -79,7 +79,7 @@ pub fn base() -> Result<Image> {
 }
 
 /// `CORDIUM_DEBIAN_MIRROR`, else where this machine's own apt gets the suite from; else mmdebstrap knows one.
-fn mirror() -> Option<String> {
+pub fn mirror() -> Option<String> {
     let targets = || {
         let format = "$(CODENAME) $(COMPONENT) $(REPO_URI)";
         let output = Command::new("apt-get")

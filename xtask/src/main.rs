@@ -8,6 +8,7 @@ mod policy;
 mod setup;
 mod step;
 mod test;
+mod vm;
 
 use std::process::ExitCode;
 

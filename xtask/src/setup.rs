@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Debian packages, each with the reason why it is here.
-const PACKAGES: [(&str, &str); 18] = [
+const PACKAGES: [(&str, &str); 20] = [
     ("uidmap", "maps subordinate ids"),
     ("nftables", "the gateway's rules"),
     ("iproute2", "the gateway's links"),
@@ -37,6 +37,8 @@ const PACKAGES: [(&str, &str); 18] = [
     ("runc", "peer of the bench"),
     ("podman", "peer of the bench"),
     ("gcc", "links the programs"),
+    ("qemu-system-x86", "the virtual machine with pure cgroup v2"),
+    ("e2fsprogs", "the virtual machine's disks"),
 ];
 
 pub async fn run() -> Result<()> {

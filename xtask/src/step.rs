@@ -65,6 +65,8 @@ pub struct Outcome {
     pub success: bool,
     pub counts: Counts,
     pub time: Duration,
+    /// Where its output is.
+    pub log: PathBuf,
 }
 
 /// Runs a command as a step. A failed command is an outcome; an error means that it could not be run.
@@ -121,7 +123,7 @@ pub async fn run(step: &Step<'_>, command: &mut Command) -> Result<Outcome> {
         time.as_secs_f64(),
         of_log(success, &log)
     );
-    Ok(Outcome { success, counts, time })
+    Ok(Outcome { success, counts, time, log })
 }
 
 fn of_log(success: bool, log: &std::path::Path) -> String {

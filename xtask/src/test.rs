@@ -9,6 +9,7 @@ use crate::{
     cargo::{self, Profile, cargo},
     guard, policy, setup,
     step::{self, Counts, Step},
+    vm,
 };
 
 /// The end-to-end groups: test targets of `cordium-tests`, in the order in which they run.
@@ -41,17 +42,27 @@ pub struct Args {
     /// Only formatting, lints, documentation, policy and unit tests
     #[arg(long, conflicts_with = "e2e")]
     unit: bool,
+    /// Only the virtual machine with pure cgroup v2; with --e2e, those groups in it
+    #[arg(long, conflicts_with = "unit")]
+    vm: bool,
 }
 
 pub async fn run(args: Args) -> Result<()> {
-    if let Some(unknown) = args.e2e.iter().find(|name| !GROUPS.contains(&name.as_str())) {
-        bail!("there is no end-to-end group \"{unknown}\"; there are: {}", GROUPS.join(", "));
+    let known = || GROUPS.iter().chain(vm::GROUPS.iter().filter(|name| !GROUPS.contains(name)));
+    if let Some(unknown) = args.e2e.iter().find(|wanted| !known().any(|name| name == wanted)) {
+        let names: Vec<&str> = known().copied().collect();
+        bail!("there is no end-to-end group \"{unknown}\"; there are: {}", names.join(", "));
     }
     let user = setup::ensure().await?;
+    let mut report = Report::default();
+    if args.vm {
+        // Nothing of it touches this machine's cgroups, processes or directories of tests.
+        report.machine(&args.e2e).await;
+        return report.finish();
+    }
     let _guard = guard::take(&user)?;
     // What others have running as the same user is theirs.
     let before: BTreeSet<String> = leak::anywhere(&user).into_iter().collect();
-    let mut report = Report::default();
     if args.e2e.is_empty() {
         checks(&mut report).await?;
         unit(&mut report).await?;
@@ -59,6 +70,9 @@ pub async fn run(args: Args) -> Result<()> {
     if !args.unit {
         end_to_end(&mut report, &args.e2e).await?;
         leaks(&mut report, &user, &before);
+    }
+    if args.e2e.is_empty() && !args.unit {
+        report.machine(&[]).await;
     }
     report.finish()
 }
@@ -94,6 +108,26 @@ impl Report {
             }
         }
         Ok(())
+    }
+
+    /// Runs groups in the virtual machine: these, or all that belong there. That it cannot be made is a failure, too.
+    async fn machine(&mut self, only: &[String]) {
+        const NAME: &str = "virtual machine";
+        let groups: Vec<&str> =
+            if only.is_empty() { vm::GROUPS.to_vec() } else { only.iter().map(String::as_str).collect() };
+        match vm::run(&groups).await {
+            Ok(outcome) => {
+                self.times.extend(outcome.times);
+                self.counts.add(outcome.counts);
+                if !outcome.success {
+                    self.failed.push(NAME.to_owned());
+                }
+            }
+            Err(error) => {
+                println!("   {error:#}");
+                self.count(NAME, false);
+            }
+        }
     }
 
     fn count(&mut self, name: &str, success: bool) {
@@ -158,7 +192,11 @@ async fn unit(report: &mut Report) -> Result<()> {
 async fn end_to_end(report: &mut Report, only: &[String]) -> Result<()> {
     let programs = cargo::build_programs(Profile::Dev).await?;
     let wanted: BTreeSet<&str> = only.iter().map(String::as_str).collect();
-    for group in GROUPS.iter().filter(|group| wanted.is_empty() || wanted.contains(**group)) {
+    let asked = |group: &str| {
+        if wanted.is_empty() { GROUPS.contains(&group) } else { wanted.contains(group) }
+    };
+    let others = vm::GROUPS.iter().filter(|group| !GROUPS.contains(group));
+    for group in GROUPS.iter().chain(others).filter(|group| asked(group)) {
         let target = format!("e2e_{group}");
         let mut command = cargo(&["test", "--workspace", "--locked", "--test", &target]);
         command.env("CORDIUM_E2E", "1").env("CORDIUM_BIN_DIR", &programs);
