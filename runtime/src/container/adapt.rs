@@ -52,9 +52,9 @@ fn lend_sys_admin(spec: &mut Spec) {
         set.insert(SpecCapability::SysAdmin);
         Some(set)
     };
-    let (bounding, permitted) = (with(sets.bounding()), with(sets.permitted()));
-    let effective = with(sets.effective());
-    sets.set_bounding(bounding).set_permitted(permitted).set_effective(effective);
+    // Not in the bounding set: that counts for programs only, and leaving it again would take CAP_SETPCAP.
+    let (permitted, effective) = (with(sets.permitted()), with(sets.effective()));
+    sets.set_permitted(permitted).set_effective(effective);
     process.set_capabilities(Some(sets));
 }
 

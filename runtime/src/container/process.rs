@@ -90,7 +90,7 @@ fn set_capabilities(process: &Process, filters: &[BpfProgram]) -> Result<(), Fai
     let sets = process.capabilities().clone();
     let of = |set: Option<&Option<std::collections::HashSet<SpecCapability>>>| -> caps::CapsHashSet {
         let names = set.and_then(Option::as_ref).into_iter().flatten();
-        names.filter_map(|capability| capability.to_string().parse().ok()).collect()
+        names.filter_map(|name| capability(*name)).collect()
     };
     let bounding = of(sets.as_ref().map(oci_spec::runtime::LinuxCapabilities::bounding));
     let permitted = of(sets.as_ref().map(oci_spec::runtime::LinuxCapabilities::permitted));
@@ -118,15 +118,19 @@ fn set_capabilities(process: &Process, filters: &[BpfProgram]) -> Result<(), Fai
     restrict(filters, &lent)
 }
 
+/// The spec's name of a capability leaves the prefix out.
+fn capability(name: SpecCapability) -> Option<Capability> {
+    let text = name.to_string();
+    format!("CAP_{}", text.trim_start_matches("CAP_")).parse().ok()
+}
+
 /// Loads the filters, then gives up what was only lent for that.
 pub(super) fn restrict(filters: &[BpfProgram], lent: &[Capability]) -> Result<(), Failed> {
     for filter in filters {
         sys::load_seccomp(filter).map_err(|e| Failed::new("loading a seccomp filter", e))?;
     }
     for &capability in lent {
-        for set in
-            [CapSet::Ambient, CapSet::Bounding, CapSet::Inheritable, CapSet::Effective, CapSet::Permitted]
-        {
+        for set in [CapSet::Effective, CapSet::Permitted] {
             caps::drop(None, set, capability).map_err(|e| Failed::new("dropping capabilities", e))?;
         }
     }
@@ -210,6 +214,12 @@ fn home(uid: u32) -> String {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn capabilities_keep_their_meaning() {
+        assert_eq!(capability(SpecCapability::SysAdmin), Some(Capability::CAP_SYS_ADMIN));
+        assert_eq!(capability(SpecCapability::AuditWrite), Some(Capability::CAP_AUDIT_WRITE));
+    }
 
     #[test]
     fn programs_are_found_in_the_given_path_only() {
