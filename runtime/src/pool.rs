@@ -1,0 +1,187 @@
+//! Keepers made ahead, so that a start does not wait for what is the same for every workspace.
+//!
+//! ```text
+//!            make (one at a time, while no start is under way)          start
+//!  nothing ───────────────────────────────────────────────▶ ready ───────────────▶ one workspace's
+//!                                                             │
+//!                                       the supervisor ends ──┴──▶ gone, cgroups too
+//! ```
+//! Each serves one workspace, once. A start that finds none makes its own. A keeper that waits ends by itself when its
+//! supervisor is gone, however that ended.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::Notify,
+    task::{JoinHandle, JoinSet},
+    time::{sleep, timeout},
+};
+
+use crate::{
+    Node, Sandbox, SandboxPlan, StartError,
+    cgroup::{self, CgroupPlan},
+    ready_keeper::{ReadyKeeper, noted_cgroup},
+};
+
+/// More would only take memory: they are made faster than they are used.
+pub const MAX_AHEAD: usize = 8;
+
+const FIRST_RETRY: Duration = Duration::from_millis(500);
+const LAST_RETRY: Duration = Duration::from_secs(60);
+/// How long the end may wait for a keeper that is just being made.
+const END_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Starts sandboxes, some of them from keepers that it has made ahead.
+pub struct Pool {
+    shared: Arc<Shared>,
+    maker: Mutex<Option<JoinHandle<()>>>,
+}
+
+struct Shared {
+    node: Node,
+    wanted: usize,
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    ready: VecDeque<ReadyKeeper>,
+    /// Starts that are under way: nothing is made beside them.
+    starts: usize,
+    made: u64,
+    ended: bool,
+}
+
+impl Pool {
+    /// Keeps `wanted` keepers ready, at most [`MAX_AHEAD`], and first removes what an earlier supervisor left of its own.
+    /// Must be called within a tokio runtime.
+    pub fn new(node: Node, wanted: usize) -> Self {
+        cgroup::remove_abandoned(node.hierarchies());
+        let wanted = wanted.min(MAX_AHEAD);
+        let shared = Arc::new(Shared { node, wanted, state: Mutex::default(), changed: Notify::new() });
+        let maker = (wanted > 0).then(|| tokio::spawn(shared.clone().keep_ready()));
+        Self { shared, maker: Mutex::new(maker) }
+    }
+
+    /// As [`Sandbox::start`], but the sandbox gets cgroups with a name of their own, and nothing is left of a start that
+    /// fails or is cancelled.
+    pub async fn start(&self, plan: &SandboxPlan) -> Result<Sandbox, StartError> {
+        let _busy = Busy::new(&self.shared);
+        let keeper = match self.shared.take() {
+            Some(keeper) => keeper,
+            None => ReadyKeeper::ahead(&self.shared.node, self.shared.next_number()).await?,
+        };
+        keeper.start(plan.clone()).await
+    }
+
+    /// The cgroups of the run whose files are in `run_dir`, for when its keeper cannot be asked.
+    pub fn cgroup_of(&self, run_dir: &std::path::Path) -> Option<CgroupPlan> {
+        noted_cgroup(run_dir).and_then(|name| self.shared.node.cgroup_plan(&name))
+    }
+
+    /// How many are ready now.
+    pub fn ready(&self) -> usize {
+        self.shared.lock().ready.len()
+    }
+
+    /// Ends those that wait, and makes no more. Sandboxes go on.
+    pub async fn end(&self) {
+        self.shared.lock().ended = true;
+        self.shared.changed.notify_one();
+        let maker = self.maker.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(mut maker) = maker
+            && timeout(END_TIMEOUT, &mut maker).await.is_err()
+        {
+            maker.abort();
+        }
+        let ready = std::mem::take(&mut self.shared.lock().ready);
+        let mut ends = JoinSet::new();
+        for keeper in ready {
+            ends.spawn(keeper.end());
+        }
+        while ends.join_next().await.is_some() {}
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn next_number(&self) -> u64 {
+        let mut state = self.lock();
+        state.made += 1;
+        state.made
+    }
+
+    /// One that is still alive; those that are not are dropped.
+    fn take(&self) -> Option<ReadyKeeper> {
+        let mut state = self.lock();
+        while let Some(mut keeper) = state.ready.pop_front() {
+            if keeper.is_alive() {
+                return Some(keeper);
+            }
+            tracing::warn!("a keeper that was made ahead has ended");
+        }
+        None
+    }
+
+    async fn keep_ready(self: Arc<Self>) {
+        let mut retry = FIRST_RETRY;
+        loop {
+            let (ended, wants) = {
+                let state = self.lock();
+                (state.ended, state.starts == 0 && state.ready.len() < self.wanted)
+            };
+            if ended {
+                return;
+            }
+            if !wants {
+                self.changed.notified().await;
+                continue;
+            }
+            match ReadyKeeper::ahead(&self.node, self.next_number()).await {
+                Ok(keeper) => {
+                    retry = FIRST_RETRY;
+                    self.lock().ready.push_back(keeper);
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "making a keeper ahead; trying again in {retry:?}");
+                    tokio::select! {
+                        () = sleep(retry) => {}
+                        () = self.until_ended() => {}
+                    }
+                    retry = (retry * 2).min(LAST_RETRY);
+                }
+            }
+        }
+    }
+
+    async fn until_ended(&self) {
+        while !self.lock().ended {
+            self.changed.notified().await;
+        }
+    }
+}
+
+/// One start that is under way.
+struct Busy<'a>(&'a Shared);
+
+impl<'a> Busy<'a> {
+    fn new(shared: &'a Shared) -> Self {
+        shared.lock().starts += 1;
+        Self(shared)
+    }
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.0.lock().starts -= 1;
+        self.0.changed.notify_one();
+    }
+}
