@@ -1,7 +1,8 @@
 //! The gateway's rules, as text for `nft -f`.
 //!
 //! Everything is refused in `prerouting`, before routing: a gateway namespace does not forward, and a kernel that does
-//! not forward drops in silence, which costs the caller a timeout.
+//! not forward drops in silence, which costs the caller a timeout. Protocols that `nft` itself does not know by name
+//! (ICMPv6 is 58) stand as numbers: small containers have no `/etc/protocols`.
 
 use crate::{DNS_PORT, GATEWAY_V4, SANDBOX_V4, TCP_PORT};
 
@@ -57,7 +58,7 @@ table inet cordium {{
     chain output {{
         type filter hook output priority filter; policy drop;
         ct state established,related accept
-        meta l4proto {{ icmp, ipv6-icmp }} accept
+        meta l4proto {{ icmp, 58 }} accept
         meta nfproto ipv6 meta l4proto tcp tcp flags & rst == rst accept
         counter drop
     }}
