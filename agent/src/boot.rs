@@ -18,7 +18,7 @@ use crate::service::agent::AgentService;
 use crate::service::session::SessionService;
 use crate::shutdown::shut_down;
 use crate::state::State;
-use crate::{spawn, sys};
+use crate::{cgroups, spawn, sys};
 
 const SOCKET: &str = "CORDIUM_AGENT_FD";
 const MAX_STREAMS: u32 = 2048;
@@ -83,6 +83,11 @@ async fn serve(listener: std::os::unix::net::UnixListener) -> Result<()> {
     let children = signal(SignalKind::child()).context("watching children")?;
     let terminate = signal(SignalKind::terminate()).context("watching for SIGTERM")?;
     tokio::spawn(reap_always(Arc::clone(&state), children));
+    tokio::task::spawn_blocking(|| {
+        if let Err(error) = cgroups::settle() {
+            tracing::warn!(%error, "nested containers cannot have cgroups of their own");
+        }
+    });
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<AgentServer<AgentService>>().await;
     health.set_serving::<SessionServer<SessionService>>().await;

@@ -11,7 +11,7 @@ use crate::command;
 use crate::git::{Git, url};
 use crate::identity::{Identity, Who};
 use crate::logs::Origin;
-use crate::spawn::Launch;
+use crate::spawn::{Launch, Role};
 use crate::state::State;
 use crate::tail::with_output;
 use crate::tree;
@@ -73,6 +73,7 @@ async fn try_install(
         environment: identity.environment(Who::User),
         working_dir: directory,
         credentials: identity.credentials(Who::User),
+        role: Role::Program,
     };
     let deadline = deadline.min(Instant::now() + INSTALL_LIMIT);
     let outcome =

@@ -17,7 +17,7 @@ use crate::identity::{Identity, Who};
 use crate::process::{GRACE, end_session, signal_group};
 use crate::pty;
 use crate::reaper::{Exit, Process};
-use crate::spawn::{Launch, Rest, SpawnError, Spawned, Streams, spawn};
+use crate::spawn::{Launch, Rest, Role, SpawnError, Spawned, Streams, spawn};
 use crate::state::State;
 use crate::tasks::working_dir;
 
@@ -45,6 +45,7 @@ pub fn begin(state: &State, identity: &Identity, start: ExecStart) -> Result<Spa
         environment,
         working_dir: working_dir(identity.home(who), &start.working_dir),
         credentials: identity.credentials(who),
+        role: Role::Program,
     };
     let streams = match start.tty {
         Some(size) => Streams::Pty(size),
@@ -55,7 +56,7 @@ pub fn begin(state: &State, identity: &Identity, start: ExecStart) -> Result<Spa
 
 /// The one message of a command that could not be started.
 pub fn not_started(error: &SpawnError) -> ExecResponse {
-    let exit = ExecExit { code: error.exit_code(), signal: 0, error: error.to_string() };
+    let exit = ExecExit { code: error.exit_code(), error: error.to_string(), ..ExecExit::default() };
     ExecResponse { message: Some(Message::Exit(exit)) }
 }
 
@@ -80,7 +81,7 @@ pub async fn drive(spawned: Spawned, requests: Streaming<ExecRequest>, out: Out)
     };
     match exit {
         Some(exit) => {
-            let exit = ExecExit { code: exit.shell_code(), signal: exit.signal(), error: String::new() };
+            let exit = ExecExit { code: exit.shell_code(), signal: exit.signal(), ..ExecExit::default() };
             let _ = out.send(Ok(ExecResponse { message: Some(Message::Exit(exit)) })).await;
         }
         None => end_session(&process, &[Signal::SIGHUP, Signal::SIGTERM], GRACE).await,

@@ -6,6 +6,7 @@ use cordium_proto::v1::PrepareRequest;
 
 use crate::accounts::{AccountFiles, Credentials, resolve};
 use crate::environment::{DEFAULT_PATH, Environment, pairs};
+use crate::rootless;
 
 /// The user whose workspace this is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,7 +61,12 @@ impl Identity {
             Who::User => (self.user.name.as_str(), self.user.home.as_path()),
             Who::Root => ("root", root_home()),
         };
-        self.environment_of(name, home)
+        let mut environment = self.environment_of(name, home);
+        if who == Who::User {
+            environment
+                .set_default("XDG_RUNTIME_DIR", &rootless::runtime_path(self.user.uid).to_string_lossy());
+        }
+        environment
     }
 
     /// For a user of the image that is neither root nor the workspace's.

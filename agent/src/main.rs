@@ -4,6 +4,7 @@
 
 mod accounts;
 mod boot;
+mod cgroups;
 mod clone_plan;
 mod command;
 mod dotfiles;
@@ -23,6 +24,8 @@ mod pty;
 mod reaper;
 mod repositories;
 mod rootfs;
+mod rootless;
+mod run_dir;
 mod scrollback;
 mod service;
 mod shutdown;
@@ -30,6 +33,7 @@ mod spawn;
 mod state;
 mod state_dir;
 mod sys;
+mod system_init;
 mod tail;
 mod tasks;
 mod terminal;

@@ -10,8 +10,9 @@ use crate::command;
 use crate::environment::pairs;
 use crate::identity::Identity;
 use crate::logs::Origin;
-use crate::spawn::Launch;
+use crate::spawn::{Launch, Role};
 use crate::state::{Stage, State};
+use crate::system_init;
 
 pub fn start(state: &Arc<State>, identity: &Identity, main: &MainProcess) {
     let started = launch(state, identity, main).and_then(|launch| {
@@ -45,10 +46,17 @@ fn launch(state: &State, identity: &Identity, main: &MainProcess) -> Result<Laun
         state.logs.system(&format!("the main process starts in /: its directory {wanted} is missing"));
         "/"
     };
+    let mut environment = identity.environment_of(&user.name, Path::new(&user.home)).with(pairs(&main.env));
+    let is_system = user.credentials.uid == 0 && system_init::is_one(&main.argv);
+    if is_system {
+        // How an init learns that the machine is not its own.
+        environment.set("container", "cordium");
+    }
     Ok(Launch {
         argv: main.argv.clone(),
-        environment: identity.environment_of(&user.name, Path::new(&user.home)).with(pairs(&main.env)),
+        environment,
         working_dir: working_dir.into(),
         credentials: user.credentials,
+        role: if is_system { Role::SystemInit } else { Role::Program },
     })
 }

@@ -1,6 +1,6 @@
 //! From a bare root file system to a running workspace, in order:
 //!
-//! names → user → directories → read-only root → *commands may run* → main process → clones → dotfiles →
+//! an empty /run → names → user → directories → read-only root → *commands may run* → main process → clones → dotfiles →
 //! ON_CREATE → POST_START (the rest of the history is fetched meanwhile) → *running*.
 
 use std::io;
@@ -15,7 +15,9 @@ use crate::repositories::Repositories;
 use crate::state::{Stage, State};
 use crate::state_dir::{CREATING, StateDir};
 use crate::tasks::Budget;
-use crate::{dotfiles, etc, failures, main_process, rootfs, sys, tasks, tree, workspace_user};
+use crate::{
+    dotfiles, etc, failures, main_process, rootfs, rootless, run_dir, sys, tasks, tree, workspace_user,
+};
 
 const FRESH_BUDGET: Duration = Duration::from_secs(60 * 60);
 const LATER_BUDGET: Duration = Duration::from_secs(20 * 60);
@@ -109,6 +111,9 @@ struct Setup {
 
 /// The part that works on files only.
 fn set_up(state: &State, request: &PrepareRequest) -> Result<Setup, Failure> {
+    if let Err(error) = run_dir::mount_fresh() {
+        state.events.warning(format!("/run is as the last run left it: {error}"));
+    }
     etc::write(request, &state.events);
     if let Err(error) = crate::rootfs::make_temporary_dirs() {
         state.events.warning(format!("making the temporary directories: {error}"));
@@ -136,6 +141,7 @@ fn set_up(state: &State, request: &PrepareRequest) -> Result<Setup, Failure> {
     if request.read_only_root {
         rootfs::make_read_only(&user).map_err(|e| failures::unknown(e.to_string()))?;
     }
+    rootless::set_up(&user, &state.events);
     Ok(Setup { user, marks, creating })
 }
 

@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::state::{Stage, State};
 use crate::tasks::{Budget, run_pre_stop};
+use crate::{cgroups, system_init};
 
 const PRE_STOP_BUDGET: Duration = Duration::from_secs(10 * 60);
 const GRACE: Duration = Duration::from_secs(5);
@@ -35,7 +36,10 @@ async fn end(state: &Arc<State>, request: ShutdownRequest) -> Vec<String> {
         }
         _ => Vec::new(),
     };
-    end_everything(state, or_default(request.grace_ms, GRACE)).await;
+    let grace = or_default(request.grace_ms, GRACE);
+    system_init::shut_down(grace).await;
+    end_everything(state, grace).await;
+    cgroups::remove_made();
     state.logs.system("stopped");
     // Output that was written last is on its way through the pumps.
     sleep(Duration::from_millis(20)).await;

@@ -9,16 +9,19 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 
 use cordium_proto::v1::TerminalSize;
 use rustix::pipe::{PipeFlags, pipe_with};
 use tokio::net::unix::pipe::{Receiver, Sender};
 
 use crate::accounts::Credentials;
+use crate::cgroups;
 use crate::environment::Environment;
 use crate::pty;
 use crate::reaper::{Process, Reaper};
-use crate::sys::{self, ChildSetup, ChildStep};
+use crate::sys::{self, ChildSetup, ChildStep, Mounts, Place};
+use crate::system_init::{self, SystemInit, SystemInitError};
 
 /// What to run, and as whom.
 pub struct Launch {
@@ -26,6 +29,17 @@ pub struct Launch {
     pub environment: Environment,
     pub working_dir: PathBuf,
     pub credentials: Credentials,
+    pub role: Role,
+}
+
+/// What a program is to the sandbox.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Role {
+    /// Runs where its siblings do: beside the agent, or with the system init if there is one.
+    #[default]
+    Program,
+    /// Becomes PID 1 of a pid namespace of its own.
+    SystemInit,
 }
 
 /// What its standard streams are.
@@ -66,6 +80,12 @@ pub enum SpawnError {
     Pipe(io::Error),
     #[error("starting `{command}`: {source}")]
     Start { command: String, source: io::Error },
+    #[error("entering the namespaces of the system init: {0}")]
+    Namespaces(io::Error),
+    #[error("{0}")]
+    Cgroup(#[from] cgroups::CgroupError),
+    #[error(transparent)]
+    SystemInit(#[from] SystemInitError),
 }
 
 impl SpawnError {
@@ -98,6 +118,7 @@ pub fn spawn(reaper: &Reaper, launch: &Launch, streams: Streams) -> Result<Spawn
     let mut command = Command::new(program);
     command.args(&launch.argv[1..]).env_clear().envs(launch.environment.iter());
     let ends = connect(&mut command, &streams, &launch.credentials)?;
+    let init = (launch.role == Role::Program).then(system_init::current).flatten();
     sys::set_up_child(
         &mut command,
         ChildSetup {
@@ -107,15 +128,32 @@ pub fn spawn(reaper: &Reaper, launch: &Launch, streams: Streams) -> Result<Spawn
             gid: launch.credentials.gid,
             groups: launch.credentials.groups.clone(),
             working_dir: CString::new(launch.working_dir.as_os_str().as_bytes())?,
+            place: place(launch.role, init.as_ref())?,
         },
     );
-    let process = reaper.start(|| command.spawn()).map_err(|error| explain(error, program, launch))?;
+    let started = reaper.start(|| match (launch.role, &init) {
+        (Role::SystemInit, _) => system_init::in_new_namespace(|| command.spawn()),
+        (Role::Program, Some(init)) => init.within(|| command.spawn()),
+        (Role::Program, None) => command.spawn(),
+    });
+    let process = started.map_err(|error| explain(error, program, launch))?;
+    if launch.role == Role::SystemInit {
+        system_init::adopt(&process)?;
+    }
     Ok(Spawned {
         process,
         stdin: ends.stdin,
         stdout: ends.stdout,
         stderr: ends.stderr,
         terminal: ends.terminal,
+    })
+}
+
+fn place(role: Role, init: Option<&Arc<SystemInit>>) -> Result<Place, SpawnError> {
+    Ok(match (role, init) {
+        (Role::SystemInit, _) => Place { cgroup: cgroups::leaf("payload")?, mounts: Mounts::Own },
+        (Role::Program, Some(init)) => Place { cgroup: None, mounts: Mounts::Of(Arc::clone(init)) },
+        (Role::Program, None) => Place::default(),
     })
 }
 
@@ -183,6 +221,7 @@ fn explain(error: io::Error, program: &str, launch: &Launch) -> SpawnError {
         Some(ChildStep::Credentials) => {
             SpawnError::Credentials { uid: launch.credentials.uid, gid: launch.credentials.gid, source }
         }
+        Some(ChildStep::Namespaces) => SpawnError::Namespaces(source),
         Some(ChildStep::Session) => SpawnError::Start { command, source },
         None => match source.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {

@@ -7,9 +7,14 @@ use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
+use std::sync::Arc;
 
+use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::unistd::{Gid, Uid, chdir, setgid, setgroups, setsid, setuid};
+use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
+
+use crate::system_init::SystemInit;
 
 /// Steps that may fail in the child, told to the parent in the upper half of the error number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +22,47 @@ pub enum ChildStep {
     Session = 1,
     Credentials = 2,
     WorkingDir = 3,
+    Namespaces = 4,
+}
+
+/// Where a child is to be, other than beside its parent.
+#[derive(Default)]
+pub struct Place {
+    /// A cgroup's `cgroup.procs`.
+    pub cgroup: Option<OwnedFd>,
+    pub mounts: Mounts,
+}
+
+#[derive(Default)]
+pub enum Mounts {
+    /// The parent's.
+    #[default]
+    Same,
+    /// A copy, with a procfs of the child's own pid namespace.
+    Own,
+    /// Those of another process.
+    Of(Arc<SystemInit>),
+}
+
+impl Place {
+    /// As [`ChildSetup::apply`]: system calls only.
+    fn enter(&self) -> io::Result<()> {
+        if let Some(procs) = &self.cgroup {
+            rustix::io::write(procs, b"0")?;
+        }
+        match &self.mounts {
+            Mounts::Same => {}
+            Mounts::Own => {
+                unshare(CloneFlags::CLONE_NEWNS)?;
+                let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+                mount_change(c"/", private)?;
+                let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+                mount(c"proc", c"/proc", c"proc", flags, c"")?;
+            }
+            Mounts::Of(init) => setns(&init.mount_namespace, CloneFlags::CLONE_NEWNS)?,
+        }
+        Ok(())
+    }
 }
 
 /// What a child does to itself before it executes its program.
@@ -28,6 +74,7 @@ pub struct ChildSetup {
     pub gid: u32,
     pub groups: Vec<u32>,
     pub working_dir: CString,
+    pub place: Place,
 }
 
 impl ChildSetup {
@@ -43,12 +90,17 @@ impl ChildSetup {
         if let Some((soft, hard)) = self.open_files {
             let _ = setrlimit(Resource::RLIMIT_NOFILE, soft, hard);
         }
+        self.place.enter().map_err(|e| at(ChildStep::Namespaces, errno_of(&e)))?;
         setgroups(groups).map_err(|e| at(ChildStep::Credentials, e))?;
         setgid(Gid::from_raw(self.gid)).map_err(|e| at(ChildStep::Credentials, e))?;
         setuid(Uid::from_raw(self.uid)).map_err(|e| at(ChildStep::Credentials, e))?;
         chdir(self.working_dir.as_c_str()).map_err(|e| at(ChildStep::WorkingDir, e))?;
         Ok(())
     }
+}
+
+fn errno_of(error: &io::Error) -> nix::errno::Errno {
+    nix::errno::Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
 }
 
 fn at(step: ChildStep, errno: nix::errno::Errno) -> io::Error {
@@ -62,6 +114,7 @@ pub fn split_child_error(error: io::Error) -> (Option<ChildStep>, io::Error) {
         1 => ChildStep::Session,
         2 => ChildStep::Credentials,
         3 => ChildStep::WorkingDir,
+        4 => ChildStep::Namespaces,
         _ => return (None, error),
     };
     (Some(step), io::Error::from_raw_os_error(raw & 0xffff))
@@ -120,6 +173,13 @@ pub fn frugal_malloc() {
         libc::mallopt(libc::M_TRIM_THRESHOLD, 128 << 10);
         libc::mallopt(libc::M_MMAP_THRESHOLD, 64 << 10);
     }
+}
+
+/// The signal that systemd takes as an order to halt; nix has no names for real-time signals.
+pub fn ask_to_halt(pid: i32) -> io::Result<()> {
+    // SAFETY: sends a signal; no memory is involved.
+    let sent = unsafe { libc::kill(pid, libc::SIGRTMIN() + 3) };
+    if sent == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Gives freed memory back to the kernel.

@@ -12,7 +12,7 @@ use crate::environment::pairs;
 use crate::failures::{self, human};
 use crate::identity::{Identity, Who};
 use crate::logs::Origin;
-use crate::spawn::{Launch, SpawnError};
+use crate::spawn::{Launch, Role, SpawnError};
 use crate::state::{Stage, State};
 use crate::tail::with_output;
 
@@ -171,6 +171,7 @@ fn launch(identity: &Identity, task: &Task) -> Launch {
         environment: identity.environment(who).with(pairs(&task.env)),
         working_dir: working_dir(identity.home(who), &task.working_dir),
         credentials: identity.credentials(who),
+        role: Role::Program,
     }
 }
 

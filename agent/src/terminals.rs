@@ -10,7 +10,7 @@ use cordium_proto::v1::TerminalSize;
 
 use crate::environment::Environment;
 use crate::identity::{Identity, Who};
-use crate::spawn::{Launch, SpawnError, Streams, spawn};
+use crate::spawn::{Launch, Role, SpawnError, Streams, spawn};
 use crate::state::State;
 use crate::terminal::Terminal;
 
@@ -54,6 +54,7 @@ impl Terminals {
             environment: environment(identity.environment(who)),
             working_dir: if home.is_dir() { home.to_path_buf() } else { "/".into() },
             credentials: identity.credentials(who),
+            role: Role::Program,
         };
         let spawned = spawn(&state.reaper, &launch, Streams::Pty(size))?;
         let order = terminals.next_key();

@@ -7,8 +7,8 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, Stat, Uid, chownat, fstat, mkdirat, openat, readlinkat,
-    statat, symlinkat,
+    AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, Stat, Uid, chmodat, chownat, fstat, mkdirat, openat,
+    readlinkat, statat, symlinkat,
 };
 
 use crate::files::own;
@@ -64,22 +64,33 @@ fn chown_below(directory: OwnedFd, device: u64, uid: u32, gid: u32, depth: usize
 /// Copies the files of `from` (directories, regular files, links) into the existing `to`; what is there stays.
 pub fn copy_tree(from: &Path, to: &Path, uid: u32, gid: u32) -> io::Result<()> {
     let mut budget = MAX_SKELETON;
-    copy_below(open_dir(CWD, from)?, open_dir(CWD, to)?, uid, gid, &mut budget, 0)
+    copy_below(open_dir(CWD, from)?, open_dir(CWD, to)?, Some((uid, gid)), &mut budget, 0)
+}
+
+/// As `copy_tree`, with the owners that the files have, and without what is mounted in `from`.
+pub fn copy_image(from: &Path, to: &Path) -> io::Result<()> {
+    let mut budget = MAX_SKELETON;
+    copy_below(open_dir(CWD, from)?, open_dir(CWD, to)?, None, &mut budget, 0)
 }
 
 fn copy_below(
     from: OwnedFd,
     to: OwnedFd,
-    uid: u32,
-    gid: u32,
+    owner: Option<(u32, u32)>,
     budget: &mut u64,
     depth: usize,
 ) -> io::Result<()> {
     if depth > MAX_DEPTH {
         return Err(io::Error::other("is nested more than 200 directories deep"));
     }
+    let device = fstat(&from)?.st_dev;
     for name in names(&from)? {
         let status = statat(&from, &name, AtFlags::SYMLINK_NOFOLLOW)?;
+        let (uid, gid) = match owner {
+            Some(owner) => owner,
+            None if is_dir(&status) && status.st_dev != device => continue,
+            None => (status.st_uid, status.st_gid),
+        };
         let mode = Mode::from_raw_mode(status.st_mode & 0o7777);
         let made = match FileType::from_raw_mode(status.st_mode) {
             FileType::Directory => mkdirat(&to, &name, mode),
@@ -98,9 +109,12 @@ fn copy_below(
             Err(error) => return Err(error.into()),
         }
         chownat(&to, &name, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), AtFlags::SYMLINK_NOFOLLOW)?;
+        if owner.is_none() && !FileType::from_raw_mode(status.st_mode).is_symlink() {
+            chmodat(&to, &name, mode, AtFlags::empty())?;
+        }
         if is_dir(&status) {
             let (from, to) = (open_dir(&from, name.as_c_str())?, open_dir(&to, name.as_c_str())?);
-            copy_below(from, to, uid, gid, budget, depth + 1)?;
+            copy_below(from, to, owner, budget, depth + 1)?;
         }
     }
     Ok(())

@@ -22,6 +22,8 @@ const RECIPE: &str = "4";
 pub const BASE: &str = "cordium/base:bookworm";
 /// The Debian release of the base image and of the virtual machine.
 pub const SUITE: &str = "bookworm";
+/// For the tests of containers within containers.
+pub const NESTED: &str = "cordium/nested:bookworm";
 pub const TINI: &str = "cordium/tini:latest";
 pub const MUSL: &str = "cordium/musl:latest";
 pub const SCRATCH: &str = "cordium/scratch:latest";
@@ -47,13 +49,34 @@ pub fn all() -> Result<Vec<Image>> {
 
 /// Debian with what a developer expects, in three layers (two gzip, one zstd).
 pub fn base() -> Result<Image> {
-    let definition = paths::repository().join("images/base");
-    let read = |name: &str| {
-        let path = definition.join(name);
-        fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))
-    };
-    let (packages, excludes, hook) = (read("packages")?, read("excludes")?, read("customize.sh")?);
-    cached(BASE, &[&packages, &excludes, &hook], |layout| {
+    debian(BASE, &[])
+}
+
+/// The base image and what else a user of a machine of their own may run in it: Docker's engine, systemd, debuggers.
+/// The nested tests push it themselves.
+pub fn nested() -> Result<Image> {
+    debian(NESTED, &["nested"])
+}
+
+/// The definition in `images/base`, and the packages of other directories beside it.
+fn debian(name: &'static str, also: &[&str]) -> Result<Image> {
+    let images = paths::repository().join("images");
+    let definition = images.join("base");
+    let read =
+        |path: PathBuf| fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()));
+    let mut packages = read(definition.join("packages"))?;
+    for dir in also {
+        packages.push_str(&read(images.join(dir).join("packages"))?);
+    }
+    let excludes = read(definition.join("excludes"))?;
+    let hook = read(definition.join("customize.sh"))?;
+    // What the hook copies.
+    let copied = ["containers.conf", "containers.user.conf", "storage.conf"]
+        .into_iter()
+        .map(|file| read(definition.join(file)))
+        .collect::<Result<Vec<_>>>()?
+        .concat();
+    cached(name, &[&packages, &excludes, &hook, &copied], |layout| {
         let mut command = Command::new("mmdebstrap");
         command
             .args(["--quiet", "--variant=minbase", "--format=tar"])

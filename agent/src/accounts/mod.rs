@@ -3,6 +3,7 @@
 pub mod create;
 pub mod records;
 pub mod resolve;
+pub mod subordinate;
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -11,7 +11,7 @@ use crate::command;
 use crate::failures::human;
 use crate::identity::{Identity, Who};
 use crate::logs::Origin;
-use crate::spawn::{Launch, SpawnError};
+use crate::spawn::{Launch, Role, SpawnError};
 use crate::state::State;
 use crate::tail::with_output;
 use url::Access;
@@ -96,6 +96,7 @@ impl Git<'_> {
             environment,
             working_dir: directory.to_path_buf(),
             credentials: self.identity.credentials(Who::User),
+            role: Role::Program,
         }
     }
 }

@@ -5,5 +5,5 @@ mod seccomp;
 mod spec;
 
 pub use executor::AgentExecutor;
-pub use seccomp::{SeccompError, compile as compile_seccomp};
-pub use spec::{AGENT_PATH, InnerPaths, SpecError, build};
+pub use seccomp::filters as seccomp_filters;
+pub use spec::{AGENT_PATH, InnerPaths, SpecError, build, nofile_given};
