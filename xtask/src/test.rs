@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// The end-to-end groups: test targets of `cordium-tests`, in the order in which they run.
-const GROUPS: [&str; 18] = [
+const GROUPS: [&str; 21] = [
     "lifecycle",
     "runtime",
     "sandbox",
@@ -26,12 +26,15 @@ const GROUPS: [&str; 18] = [
     "hostile_images",
     "template_merge",
     "storage",
+    "volumes",
     "isolation",
     "command_line",
     "api",
     "repository",
     "restart",
     "cluster",
+    "nested",
+    "nested_limits",
 ];
 
 #[derive(clap::Args)]
