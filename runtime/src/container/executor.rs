@@ -21,8 +21,9 @@ impl Executor for ProgramExecutor {
         // libcontainer has put the program's environment in place of its own.
         let env: Vec<String> = std::env::vars().map(|(key, value)| format!("{key}={value}")).collect();
         let fail = |step: process::Failed| ExecutorError::Other(step.to_string());
+        let program = process::Program::find(args, &env).map_err(fail)?;
         process::restrict(&self.filters, &self.borrowed).map_err(fail)?;
-        Err(fail(process::execute(args, &env)))
+        Err(fail(program.execute()))
     }
 
     fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {

@@ -38,21 +38,26 @@ impl fmt::Display for Failed {
 
 /// Everything between being in the container and `execve`: limits, ids, capabilities, filters. Returns only on failure.
 pub(super) fn become_process(process: &Process, filters: &[BpfProgram]) -> Failed {
-    match prepare(process, filters) {
-        Ok(()) => {}
-        Err(failed) => return failed,
-    }
-    let args = process.args().as_deref().unwrap_or_default();
     let mut env = process.env().clone().unwrap_or_default();
     if !env.iter().any(|entry| entry.starts_with("HOME=")) {
         env.push(format!("HOME={}", home(process.user().uid())));
     }
-    execute(args, &env)
+    let args = process.args().as_deref().unwrap_or_default();
+    // Under the filters nothing but `execve` may be counted on.
+    let ready = prepare(process).and_then(|()| {
+        let program = Program::find(args, &env)?;
+        set_capabilities(process, filters)?;
+        Ok(program)
+    });
+    match ready {
+        Ok(program) => program.execute(),
+        Err(failed) => failed,
+    }
 }
 
 /// This process has one thread and is about to become another program: what changes every thread is meant here.
 #[allow(clippy::disallowed_methods)]
-fn prepare(process: &Process, filters: &[BpfProgram]) -> Result<(), Failed> {
+fn prepare(process: &Process) -> Result<(), Failed> {
     for limit in process.rlimits().as_deref().unwrap_or_default() {
         set_rlimit(limit)?;
     }
@@ -81,7 +86,7 @@ fn prepare(process: &Process, filters: &[BpfProgram]) -> Result<(), Failed> {
         unistd::chdir(process.cwd())
             .map_err(|e| Failed::new(format!("entering {}", process.cwd().display()), e))?;
     }
-    set_capabilities(process, filters)
+    Ok(())
 }
 
 /// Filters need CAP_SYS_ADMIN or `no_new_privs`; where neither is to stay, the former is given up last.
@@ -161,27 +166,33 @@ fn set_rlimit(limit: &PosixRlimit) -> Result<(), Failed> {
         .map_err(|e| Failed::new(format!("setting {}", limit.typ()), e))
 }
 
-/// Replaces this process. Returns only on failure.
-pub(super) fn execute(args: &[String], env: &[String]) -> Failed {
-    let strings =
-        |list: &[String]| list.iter().map(|text| CString::new(text.as_str())).collect::<Result<Vec<_>, _>>();
-    let Some(name) = args.first() else {
-        return Failed::new("starting the program", "process.args is empty");
-    };
-    let step = format!("starting {name}");
-    let program = match find_program(name, env) {
-        Ok(path) => path,
-        Err(failed) => return failed,
-    };
-    let (args, env) = match (strings(args), strings(env)) {
-        (Ok(args), Ok(env)) => (args, env),
-        _ => return Failed::new(step, "an argument or variable holds a NUL byte"),
-    };
-    let Ok(program) = CString::new(program.into_os_string().into_encoded_bytes()) else {
-        return Failed::new(step, "its path holds a NUL byte");
-    };
-    match unistd::execve(&program, &args, &env) {
-        Err(error) => Failed::new(step, error),
+/// A program with its arguments and environment, as `execve` takes them.
+pub(super) struct Program {
+    path: CString,
+    args: Vec<CString>,
+    env: Vec<CString>,
+}
+
+impl Program {
+    pub(super) fn find(args: &[String], env: &[String]) -> Result<Self, Failed> {
+        let name =
+            args.first().ok_or_else(|| Failed::new("starting the program", "process.args is empty"))?;
+        let nul = |_| Failed::new(format!("starting {name}"), "an argument or variable holds a NUL byte");
+        let strings = |list: &[String]| -> Result<Vec<_>, _> {
+            list.iter().map(|text| CString::new(text.as_str())).collect()
+        };
+        let path = find_program(name, env)?.into_os_string().into_encoded_bytes();
+        Ok(Self {
+            path: CString::new(path).map_err(nul)?,
+            args: strings(args).map_err(nul)?,
+            env: strings(env).map_err(nul)?,
+        })
+    }
+
+    /// Replaces this process. Returns only on failure.
+    pub(super) fn execute(&self) -> Failed {
+        let Err(error) = unistd::execve(&self.path, &self.args, &self.env);
+        Failed::new(format!("starting {}", self.path.to_string_lossy()), error)
     }
 }
 
