@@ -1,0 +1,244 @@
+//! Notices when the kernel's out-of-memory killer strikes in the sandbox, and finds out whom it took.
+//!
+//! The kernel counts the kills but names nobody to us. So the likeliest victims are noted when memory gets short and
+//! when the killer is called, and whoever of them is gone or dying when the count has risen is the one.
+
+use std::{
+    fs::{self, File},
+    io,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    event::{EventfdFlags, eventfd},
+    fs::inotify,
+};
+
+use crate::cgroup::{CgroupPlan, HierarchyKind, Leaf, keyed};
+
+/// How long a victim is looked for once the count has risen, and how often.
+const SEARCH: Duration = Duration::from_millis(500);
+const SEARCH_EVERY: Duration = Duration::from_millis(5);
+/// How long after the killer was called the count may rise.
+const CALLED: Duration = Duration::from_secs(2);
+/// Between two notes of the likeliest victims.
+const NOTE_EVERY: Duration = Duration::from_millis(20);
+/// Between two reports, of which a loop of kills would make many.
+const REPORT_EVERY: Duration = Duration::from_secs(1);
+const MAX_PROCESSES: usize = 1024;
+const MAX_SUSPECTS: usize = 16;
+
+/// What there is to tell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct OomReport {
+    pub(super) kills: u64,
+    /// The last one: `NAME (pid N)`, with the number that it had inside.
+    pub(super) victim: Option<String>,
+}
+
+pub(super) struct OomWatch {
+    cgroup: CgroupPlan,
+    /// `memory.events` or `memory.oom_control`: where the kills are counted.
+    counter: PathBuf,
+    events: Vec<OwnedFd>,
+    suspects: Vec<Suspect>,
+    noted_at: Option<Instant>,
+    /// What has been told.
+    kills: u64,
+    victim: Option<String>,
+    reported_at: Option<Instant>,
+    /// The killer may strike, or its victim is being looked for, until then.
+    alert_until: Option<Instant>,
+    search_until: Option<Instant>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Suspect {
+    pid: i32,
+    score: u64,
+    shown: String,
+}
+
+impl OomWatch {
+    /// Nothing without a memory cgroup of the sandbox's own.
+    pub(super) fn new(cgroup: &CgroupPlan, memory_mib: u64) -> Option<Self> {
+        let hierarchy = cgroup.with_controller("memory")?;
+        let dir = cgroup.dir(hierarchy, Leaf::Box);
+        let v2 = matches!(hierarchy.kind, HierarchyKind::V2(_));
+        let (counter, events) = if v2 {
+            let counter = dir.join("memory.events");
+            (counter.clone(), v2_events(&counter).map(|fd| vec![fd]))
+        } else {
+            (dir.join("memory.oom_control"), v1_events(&dir, memory_mib << 20))
+        };
+        let events = match events {
+            Ok(events) => events,
+            Err(error) => {
+                tracing::warn!(%error, "watching for the out-of-memory killer");
+                return None;
+            }
+        };
+        Some(Self {
+            kills: keyed(&counter, "oom_kill").unwrap_or(0),
+            cgroup: cgroup.clone(),
+            counter,
+            events,
+            suspects: Vec::new(),
+            noted_at: None,
+            victim: None,
+            reported_at: None,
+            alert_until: None,
+            search_until: None,
+        })
+    }
+
+    pub(super) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.events.iter().map(AsFd::as_fd)
+    }
+
+    /// When to be asked again although no event came.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        (self.search_until.is_some() || self.alert_until.is_some()).then(|| Instant::now() + SEARCH_EVERY)
+    }
+
+    /// Does what is due. `ready` says that an event has come.
+    pub(super) fn turn(&mut self, now: Instant, ready: bool) -> Option<OomReport> {
+        if ready {
+            self.drain();
+            self.note(now);
+            self.alert_until = Some(now + CALLED);
+        }
+        self.alert_until = self.alert_until.filter(|until| *until > now);
+        if self.alert_until.is_none() && self.search_until.is_none() {
+            return None;
+        }
+        let kills = keyed(&self.counter, "oom_kill").unwrap_or(self.kills);
+        if kills <= self.kills {
+            return None;
+        }
+        let until = *self.search_until.get_or_insert(now + SEARCH);
+        let found = self.suspects.iter().find(|suspect| is_dead(suspect.pid)).cloned();
+        if found.is_none() && now < until {
+            return None;
+        }
+        if self.reported_at.is_some_and(|at| now.duration_since(at) < REPORT_EVERY) {
+            // Told together with what comes meanwhile.
+            self.victim = found.map(|suspect| suspect.shown).or(self.victim.take());
+            self.search_until = Some(now + SEARCH);
+            return None;
+        }
+        self.search_until = None;
+        self.reported_at = Some(now);
+        self.kills = kills;
+        if let Some(found) = found {
+            self.suspects.retain(|suspect| suspect.pid != found.pid);
+            self.victim = Some(found.shown);
+        }
+        Some(OomReport { kills, victim: self.victim.clone() })
+    }
+
+    fn drain(&self) {
+        let mut buffer = [0; 4096];
+        for fd in &self.events {
+            while rustix::io::read(fd, &mut buffer).is_ok_and(|count| count == buffer.len()) {}
+        }
+    }
+
+    fn note(&mut self, now: Instant) {
+        if self.noted_at.is_some_and(|at| now.duration_since(at) < NOTE_EVERY) {
+            return;
+        }
+        self.noted_at = Some(now);
+        let mut found: Vec<(u64, i32)> = self
+            .cgroup
+            .processes()
+            .into_iter()
+            .take(MAX_PROCESSES)
+            .filter_map(|pid| Some((number(&format!("/proc/{pid}/oom_score"))?, pid)))
+            .collect();
+        found.sort_unstable_by(|a, b| b.cmp(a));
+        found.truncate(MAX_SUSPECTS);
+        let known = std::mem::take(&mut self.suspects);
+        self.suspects =
+            found.into_iter().filter_map(|(score, pid)| Some(Suspect { pid, score, shown: show(pid)? })).collect();
+        // One that is dying has left the cgroup already.
+        self.suspects.extend(known.into_iter().filter(|old| is_dead(old.pid)).take(MAX_SUSPECTS));
+        let mut seen = std::collections::HashSet::new();
+        self.suspects.retain(|suspect| seen.insert(suspect.pid));
+        self.suspects.sort_unstable_by_key(|suspect| std::cmp::Reverse(suspect.score));
+    }
+}
+
+fn v2_events(counter: &Path) -> io::Result<OwnedFd> {
+    let events = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
+    inotify::add_watch(&events, counter, inotify::WatchFlags::MODIFY)?;
+    Ok(events)
+}
+
+/// One for the killer itself and two for memory that is getting short.
+fn v1_events(dir: &Path, limit: u64) -> io::Result<Vec<OwnedFd>> {
+    let mut wanted = vec![("memory.oom_control", String::new())];
+    if limit > 0 {
+        wanted.extend([limit / 2, limit - limit / 8].map(|at| ("memory.usage_in_bytes", format!(" {at}"))));
+    }
+    let register = |(file, argument): (&str, String)| {
+        let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let target = File::open(dir.join(file))?;
+        let line = format!("{} {}{argument}", event.as_raw_fd(), target.as_raw_fd());
+        fs::write(dir.join("cgroup.event_control"), line)?;
+        Ok(event)
+    };
+    wanted.into_iter().map(register).collect()
+}
+
+fn number(path: &str) -> Option<u64> {
+    fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+/// The name and the innermost number of a process. A tenant chooses the name.
+fn show(pid: i32) -> Option<String> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+    let name: String = field("Name:")?.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
+    let inside = field("NSpid:").and_then(|ids| ids.split_whitespace().last()).map(str::to_owned);
+    Some(format!("{name} (pid {})", inside.unwrap_or_else(|| pid.to_string())))
+}
+
+/// Gone, ended, or without memory of its own any more.
+fn is_dead(pid: i32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |stat| is_dying(&stat))
+}
+
+fn is_dying(stat: &str) -> bool {
+    // The name may hold anything, brackets included.
+    let Some((_, rest)) = stat.rsplit_once(") ") else { return false };
+    let mut fields = rest.split(' ');
+    let state = fields.next().unwrap_or_default();
+    let vsize = fields.nth(19).unwrap_or("1");
+    matches!(state, "Z" | "X") || vsize == "0"
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    const ALIVE: &str = "7 (a) b) S 1 7 7 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 100 4096 200 18446744073709551615 1";
+
+    #[test]
+    fn the_dead_and_the_dying_are_told_from_the_living() {
+        assert!(!is_dying(ALIVE));
+        assert!(is_dying(&ALIVE.replace(") S ", ") Z ")));
+        assert!(is_dying(&ALIVE.replace(" 4096 200 ", " 0 0 ")));
+        assert!(!is_dying("nonsense"));
+        assert!(is_dead(i32::MAX));
+    }
+
+    #[test]
+    fn a_process_is_shown_by_name_and_number() {
+        let shown = show(i32::try_from(std::process::id()).unwrap()).unwrap();
+        assert!(shown.contains(" (pid "), "{shown}");
+    }
+}
