@@ -24,6 +24,7 @@ mod namespaces;
 mod outer;
 mod protocol;
 mod serve;
+mod user_limits;
 
 use std::{
     os::fd::{AsFd, AsRawFd, OwnedFd},

@@ -16,6 +16,7 @@ use nix::{
 use super::{
     namespace_limits::NamespaceLimits,
     protocol::{Connection, FromKeeper, ProtocolError, ToKeeper},
+    user_limits,
 };
 use crate::{SANDBOX_IDS, sys};
 
@@ -76,7 +77,8 @@ pub(crate) fn make_inner() -> Result<Inner, NamespaceError> {
         // The child's copy of the parent's end, without which the parent's close would be no end of file.
         let _ = nix::unistd::close(done_fd);
         let flags = CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET;
-        let code = unshare(flags).err().map_or(0, |error| error as i32);
+        let made = user_limits::lower_to_shares().and_then(|()| unshare(flags));
+        let code = made.err().map_or(0, |error| error as i32);
         if ready_tx.write_all(&code.to_ne_bytes()).is_ok() {
             let _ = done_rx.read(&mut [0]);
         }
