@@ -1,0 +1,63 @@
+//! The end of an agent or of a keeper: nothing is left, whatever PID 1 has been made to do.
+
+use std::{sync::Arc, time::Duration};
+
+use cordium_tests::{Context, Result, ensure, json, process, skip, watch};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+use crate::{
+    node::{self, Pids},
+    shared::{PROGRAM, Shared, equip},
+};
+
+const END: Duration = Duration::from_secs(60);
+
+/// Root in a sandbox may end it: the run fails with a reason, and nothing is left of it.
+pub async fn agent_ended_by_its_tenant(s: Arc<Shared>) -> Result<()> {
+    let w = s.f.run("suicide", &s.f.small(json!({}))).await?;
+    let pids = Pids::of(&s.f.node.run(), &w)?;
+    let mut watch = w.watch().await?;
+    watch.next(END).await?;
+    // Its stream may end before it does.
+    let _ = w.root("kill -TERM 1; sleep 5").await;
+    let event = watch.stopped(END).await?;
+    let failure = watch::failure_of(&event).context("the run has ended without a reason")?;
+    println!("agent_ended_by_its_tenant: {}", watch::describe(&failure));
+    ensure!(!failure.message.is_empty(), "the reason is empty");
+    gone(pids)?;
+    w.delete().await?;
+    s.unharmed().await
+}
+
+/// PID 1 asks to be killed when its keeper ends. A hostile one takes that back; then the supervisor ends it.
+pub async fn keeper_killed(s: Arc<Shared>) -> Result<()> {
+    if cfg!(not(target_arch = "x86_64")) {
+        return skip("the attack on PID 1's registers is written for x86_64");
+    }
+    let spec = s.f.small(json!({"runtime": {"capabilities": {"add": ["SYS_PTRACE"]}}}));
+    let w = s.f.run("hostile", &spec).await?;
+    equip(&s.f, &w)?;
+    let pids = Pids::of(&s.f.node.run(), &w)?;
+    ensure!(w.root_ok(&format!("{PROGRAM} clear-death-signal")).await? == "cleared", "PID 1 was not changed");
+    let mut watch = w.watch().await?;
+    watch.next(END).await?;
+    kill(Pid::from_raw(pids.keeper), Signal::SIGKILL).context("killing the keeper")?;
+    let event = watch.stopped(END).await?;
+    let failure = watch::failure_of(&event).context("the run has ended without a reason")?;
+    println!("keeper_killed_under_a_hostile_init: {}", watch::describe(&failure));
+    gone(pids)?;
+    w.delete().await?;
+    s.unharmed().await
+}
+
+fn gone(pids: Pids) -> Result<()> {
+    process::until("end of PID 1", Duration::from_secs(10), || {
+        Ok((!node::is_alive(pids.init)).then_some(()))
+    })?;
+    process::until("end of the keeper", Duration::from_secs(10), || {
+        Ok((!node::is_alive(pids.keeper)).then_some(()))
+    })
+}
