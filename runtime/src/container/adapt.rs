@@ -25,6 +25,7 @@ pub(super) fn adapt(mut spec: Spec, id: &str, bundle: &Path) -> Adapted {
     }
     if let Some(linux) = spec.linux_mut()
         && linux.cgroups_path().is_none()
+        && linux.uid_mappings().as_ref().is_some_and(|mappings| !mappings.is_empty())
     {
         linux.set_cgroups_path(Some(Path::new("/cordium-oci").join(id)));
         changed = true;
@@ -78,8 +79,10 @@ mod tests {
     }
 
     #[test]
-    fn without_a_cgroup_path_one_is_named_and_the_root_made_absolute() {
-        let adapted = adapt(spec(json!({}), json!({})), "c", Path::new("/b"));
+    fn with_a_user_namespace_a_cgroup_path_is_named_and_the_root_made_absolute() {
+        assert!(!adapt(spec(json!({}), json!({})), "c", Path::new("/b")).changed);
+        let mapped = json!({"uidMappings": [{"containerID": 0, "hostID": 1, "size": 1}]});
+        let adapted = adapt(spec(json!({}), mapped), "c", Path::new("/b"));
         let linux = adapted.spec.linux().as_ref().unwrap();
         assert_eq!(linux.cgroups_path().as_deref(), Some(Path::new("/cordium-oci/c")));
         assert_eq!(adapted.spec.root().as_ref().unwrap().path(), Path::new("/b/rootfs"));

@@ -7,7 +7,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow};
-use cordium_tests::process::{run, sh};
+use cordium_tests::{
+    hybrid,
+    process::{run, sh},
+};
 use serde_json::{Value, json};
 
 pub struct Peers {
@@ -20,7 +23,7 @@ pub struct Peers {
 impl Peers {
     pub fn prepare(dir: &Path, reference: &str) -> Result<Self> {
         fs::create_dir_all(dir)?;
-        mount_hugetlb();
+        hybrid::mount_hugetlb();
         let mut peers = Self { dir: dir.to_owned(), podman: Ok(()), runtimes: Vec::new() };
         peers.podman = peers.prepare_podman(reference).map_err(|error| one_line(&format!("{error:#}")));
         let ready = peers.unpack().and_then(|()| peers.configure());
@@ -161,15 +164,6 @@ impl Drop for Sleeper<'_> {
         if let Err(error) = run(self.peers.runtime(&self.name).args(["delete", "--force", "sleeper"])) {
             eprintln!("{error:#}");
         }
-    }
-}
-
-/// On a hybrid layout crun and podman insist on this controller, which nothing else has mounted.
-fn mount_hugetlb() {
-    let at = Path::new("/sys/fs/cgroup/hugetlb");
-    let hybrid = Path::new("/sys/fs/cgroup/unified").is_dir();
-    if hybrid && !at.is_dir() && fs::create_dir(at).is_ok() {
-        let _ = sh("mount", &["-t", "cgroup", "-o", "hugetlb", "cgroup", "/sys/fs/cgroup/hugetlb"]);
     }
 }
 
