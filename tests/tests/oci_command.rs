@@ -99,7 +99,7 @@ impl Shared {
             ],
             "linux": {
                 "cgroupsPath": format!("/cordium-oci-test/{name}"),
-                "namespaces": ["pid", "ipc", "uts", "mount", "network"].map(|kind| json!({"type": kind})),
+                "namespaces": [{"type": "pid"}, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"}, {"type": "network"}],
             },
         });
         change(&mut spec);
@@ -371,10 +371,9 @@ async fn bad_input_leaves_nothing(s: Arc<Shared>) -> Result<()> {
         ensure!(failure(s.oci(&["state", name]))?.contains("does not exist"), "{name} is still there");
     }
     let bundle = s.bundle("ids", |_| {})?;
-    for id in ["", "..", "a/b", "a b", "-"] {
+    for id in ["", "..", "a/b", "a b"] {
         let said = failure(s.oci(&["create", "-b", text(&bundle)?, "--", id]))?;
-        ensure!(said.contains("container id") || id == "-", "{id:?}: {said}");
-        let _ = s.oci(&["delete", "--force", "--", id]);
+        ensure!(said.contains("container id"), "{id:?}: {said}");
     }
     fs::write(bundle.join("config.json"), "{")?;
     ensure!(failure(s.oci(&["create", "-b", text(&bundle)?, "ids"]))?.contains("config.json"), "half a spec");
@@ -386,17 +385,17 @@ async fn bad_input_leaves_nothing(s: Arc<Shared>) -> Result<()> {
     Ok(())
 }
 
-/// As in CVE-2019-5736: the program of an exec is `/proc/self/exe`, which without a copy would be ours.
+/// As in CVE-2019-5736: from inside, `/proc/<pid>/exe` of init before its program runs, or of a program that is
+/// `/proc/self/exe`, must not lead to the file on the machine.
 async fn the_program_itself_cannot_be_overwritten(s: Arc<Shared>) -> Result<()> {
-    let c = s.running("overwrite", |_| {})?;
-    let own = fs::read(Shared::program()?)?;
-    let linked = ok(c.exec(&["/proc/self/exe", "--version"]));
-    ensure!(linked.is_ok_and(|text| text.contains("cordium-oci")), "the link does not lead to our program");
-    let _ = c.exec(&["sh", "-c", "exec 3<>/proc/self/exe"]);
-    let opened = c.exec(&["/proc/self/exe", "--log", "/proc/self/exe", "state", "x"])?;
-    let said = String::from_utf8_lossy(&opened.stderr).into_owned();
-    ensure!(said.contains("writing /proc/self/exe"), "the program could be opened for writing: {said}");
-    ensure!(fs::read(Shared::program()?)? == own, "the program was changed");
+    let bundle = s.bundle("overwrite", |_| {})?;
+    ok(s.oci(&["create", "-b", text(&bundle)?, "overwrite"]))?;
+    let c = Running { shared: &s, name: "overwrite".to_owned() };
+    let exe = fs::read_link(format!("/proc/{}/exe", s.state("overwrite")?["pid"]))?;
+    ensure!(exe.starts_with("/memfd:cordium-oci (deleted)"), "init runs from {}", exe.display());
+    ok(s.oci(&["start", "overwrite"]))?;
+    let said = ok(c.exec(&["/proc/self/exe", "--version"]))?;
+    ensure!(said.starts_with("cordium-oci"), "the link did not lead to our program: {said}");
     Ok(())
 }
 
