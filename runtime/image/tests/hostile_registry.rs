@@ -129,6 +129,29 @@ fn an_endless_manifest() {
 }
 
 #[test]
+fn words_and_tokens_without_end() {
+    as_user("words_and_tokens_without_end", || async {
+        let error = layer_fails(Trick::EndlessRefusal).await;
+        assert!(error.to_string().contains("500"), "{error}");
+        let (error, _) = fails(Trick::EndlessToken).await;
+        assert!(error.to_string().contains("longer than"), "{error}");
+    });
+}
+
+#[test]
+fn a_token_is_fetched_and_replaced_when_it_has_run_out() {
+    as_user("a_token_is_fetched_and_replaced_when_it_has_run_out", || async {
+        let fixture = Fixture::new();
+        let server = Hostile::start(&noisy(), Trick::Tokens).await;
+        let store = fixture.store();
+        let image = store.pull(&server.reference(), None, no_progress()).await.unwrap();
+        assert_eq!(std::fs::read(image.layers[0].join("d/small")).unwrap(), b"x");
+        // Manifest and configuration with the first, the layer with the second.
+        assert_eq!(server.tokens(), 2);
+    });
+}
+
+#[test]
 fn a_missing_image_and_missing_credentials() {
     as_user("a_missing_image_and_missing_credentials", || async {
         assert!(matches!(fails(Trick::Manifest404).await.0, ImageError::NotFound { .. }));

@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
-use futures::StreamExt;
-use oci_client::client::{Certificate, CertificateEncoding, ClientConfig, ClientProtocol};
-use oci_client::secrets::RegistryAuth;
-use oci_client::{Client, Reference, RegistryOperation};
+use futures::stream::BoxStream;
+use futures::{Stream, StreamExt};
+use oci_client::Reference;
+use reqwest::{Response, StatusCode, header};
+use tokio::sync::Mutex;
 
 use super::retry::{Failure, chain};
+use super::token::{self, Access, Challenge};
 use crate::config::StoreConfig;
 use crate::digest::Digest;
 use crate::error::ImageError;
@@ -15,18 +17,26 @@ use crate::manifest::ACCEPT;
 use crate::registries::Credentials;
 
 const USER_AGENT: &str = concat!("cordium/", env!("CARGO_PKG_VERSION"));
+/// The longest explanation of a refusal, and the longest answer of a token service, that are read.
+const MAX_WORDS: usize = 4 << 10;
+const MAX_TOKEN: usize = 256 << 10;
 
+/// Nothing that a registry answers is read without a bound, its refusals and tokens included; that is why the requests are
+/// made here and not by the OCI client.
 pub(crate) struct HostClient {
     /// As the user writes it: `docker.io`, `127.0.0.1:5000`.
     pub host: String,
     /// The image, as named on this host.
-    pub reference: Reference,
-    pub client: Client,
+    reference: Reference,
     http: reqwest::Client,
-    auth: RegistryAuth,
+    credentials: Option<Credentials>,
+    /// What the registry was last content with.
+    access: Mutex<Option<Access>>,
     plain: bool,
     idle: Duration,
 }
+
+pub(crate) type Chunks = BoxStream<'static, Result<bytes::Bytes, Failure>>;
 
 impl HostClient {
     pub(crate) fn new(
@@ -36,75 +46,31 @@ impl HostClient {
         config: &StoreConfig,
     ) -> Result<Self, ImageError> {
         let failed = |reason: String| ImageError::Client { registry: host.to_owned(), reason };
-        let plain = config.registries.plain_http(host);
-        let pem = match config.registries.get(host).ca_file {
-            Some(path) => {
-                Some(std::fs::read(&path).map_err(|e| failed(format!("reading {}: {e}", path.display())))?)
-            }
-            None => None,
-        };
         let mut http = reqwest::Client::builder()
             .user_agent(USER_AGENT)
             .connect_timeout(config.timeouts.connect)
             .read_timeout(config.timeouts.idle);
-        let mut oci = ClientConfig {
-            protocol: if plain { ClientProtocol::Http } else { ClientProtocol::Https },
-            read_timeout: Some(config.timeouts.idle),
-            connect_timeout: Some(config.timeouts.connect),
-            user_agent: USER_AGENT,
-            ..ClientConfig::default()
-        };
-        if let Some(pem) = pem {
+        if let Some(path) = config.registries.get(host).ca_file {
+            let pem = std::fs::read(&path).map_err(|e| failed(format!("reading {}: {e}", path.display())))?;
             let list = reqwest::Certificate::from_pem_bundle(&pem).map_err(|e| failed(chain(&e)))?;
             http = http.tls_certs_merge(list);
-            oci.extra_root_certificates = pem_blocks(&pem)
-                .map(|data| Certificate { encoding: CertificateEncoding::Pem, data })
-                .collect();
         }
-        let auth = match auth.or_else(|| config.registries.credentials(host)) {
-            Some(Credentials { username, password }) => RegistryAuth::Basic(username, password),
-            None => RegistryAuth::Anonymous,
-        };
         Ok(Self {
             host: host.to_owned(),
             reference,
-            client: Client::try_from(oci).map_err(|e| failed(chain(&e)))?,
             http: http.build().map_err(|e| failed(chain(&e)))?,
-            auth,
-            plain,
+            credentials: auth.or_else(|| config.registries.credentials(host)),
+            access: Mutex::new(None),
+            plain: config.registries.plain_http(host),
             idle: config.timeouts.idle,
         })
     }
 
-    /// Gets a token, if the registry wants one; later calls use it.
-    async fn authenticate(&self) -> Result<Option<String>, Failure> {
-        self.client
-            .auth(&self.reference, &self.auth, RegistryOperation::Pull)
-            .await
-            .map_err(|error| Failure::of_client(&error))
-    }
-
-    /// A manifest or index, never more than `limit` bytes of it: the OCI client's own call has no bound.
+    /// A manifest or index, never more than `limit` bytes of it.
     pub(crate) async fn manifest(&self, reference: &str, limit: usize) -> Result<Vec<u8>, Failure> {
-        let token = self.authenticate().await?;
-        let scheme = if self.plain { "http" } else { "https" };
-        let registry = self.reference.resolve_registry();
-        let repository = self.reference.repository();
-        let url = format!("{scheme}://{registry}/v2/{repository}/manifests/{reference}");
-        let mut request = self.http.get(url).header(reqwest::header::ACCEPT, ACCEPT.join(", "));
-        request = match (token, &self.auth) {
-            (Some(token), _) => request.bearer_auth(token),
-            (None, RegistryAuth::Basic(username, password)) => request.basic_auth(username, Some(password)),
-            (None, _) => request,
-        };
-        let response = request.send().await.map_err(|e| Failure::of_http(&e))?;
-        let status = response.status();
-        let stream = response.bytes_stream().map(|item| item.map_err(|e| Failure::of_http(&e)));
-        if !status.is_success() {
-            let words = bounded(stream, 4096, self.idle).await.unwrap_or_default();
-            return Err(Failure::of_status(status.as_u16(), &String::from_utf8_lossy(&words)));
-        }
-        bounded(stream, limit, self.idle).await
+        let accept = (header::ACCEPT, ACCEPT.join(", "));
+        let response = self.get(&format!("manifests/{reference}"), accept).await?;
+        bounded(self.chunks(response), limit, self.idle).await
     }
 
     /// A small blob as a whole.
@@ -114,22 +80,89 @@ impl HostClient {
     }
 
     /// A blob's bytes from `offset` on. Answers whether they start there; if not, they start at 0.
-    pub(crate) async fn open(
-        &self,
-        digest: &Digest,
-        offset: u64,
-    ) -> Result<(bool, futures::stream::BoxStream<'static, Result<bytes::Bytes, Failure>>), Failure> {
-        use oci_client::client::BlobResponse;
-        self.client.store_auth_if_needed(self.reference.resolve_registry(), &self.auth).await;
-        let descriptor =
-            oci_client::manifest::OciDescriptor { digest: digest.to_string(), ..Default::default() };
-        let answer = self.client.pull_blob_stream_partial(&self.reference, &descriptor, offset, None);
-        let answer = tokio::time::timeout(self.idle, answer).await.map_err(|_| Failure::Silent(self.idle))?;
-        let (at_offset, stream) = match answer.map_err(|e| Failure::of_client(&e))? {
-            BlobResponse::Full(stream) => (offset == 0, stream),
-            BlobResponse::Partial(stream) => (true, stream),
+    pub(crate) async fn open(&self, digest: &Digest, offset: u64) -> Result<(bool, Chunks), Failure> {
+        let range = (header::RANGE, format!("bytes={offset}-"));
+        let response = self.get(&format!("blobs/{digest}"), range).await?;
+        let at_offset = offset == 0 || response.status() == StatusCode::PARTIAL_CONTENT;
+        Ok((at_offset, self.chunks(response)))
+    }
+
+    /// Asks for something of the image. A token that has run out is replaced once.
+    async fn get(&self, what: &str, header: (header::HeaderName, String)) -> Result<Response, Failure> {
+        let url = format!("{}/{}/{what}", self.base(), self.reference.repository());
+        let mut access = self.access(None).await?;
+        let mut renewed = false;
+        loop {
+            let request = self.http.get(&url).header(header.0.clone(), &header.1);
+            let response = self.send(access.add_to(request)).await?;
+            if response.status() == StatusCode::UNAUTHORIZED && !renewed && access.may_run_out() {
+                access = self.access(Some(&access)).await?;
+                renewed = true;
+                continue;
+            }
+            return self.success(response).await;
+        }
+    }
+
+    fn base(&self) -> String {
+        let scheme = if self.plain { "http" } else { "https" };
+        format!("{scheme}://{}/v2", self.reference.resolve_registry())
+    }
+
+    async fn send(&self, request: reqwest::RequestBuilder) -> Result<Response, Failure> {
+        match tokio::time::timeout(self.idle, request.send()).await {
+            Ok(answer) => answer.map_err(|error| Failure::of_http(&error, self.idle)),
+            Err(_) => Err(Failure::Silent(self.idle)),
+        }
+    }
+
+    async fn success(&self, response: Response) -> Result<Response, Failure> {
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        // What was wrong is known already: the words about it are worth little time.
+        let words = bounded(self.chunks(response), MAX_WORDS, self.idle).await.unwrap_or_default();
+        Err(Failure::of_status(status.as_u16(), &token::words(&words)))
+    }
+
+    fn chunks(&self, response: Response) -> Chunks {
+        let idle = self.idle;
+        response.bytes_stream().map(move |item| item.map_err(|error| Failure::of_http(&error, idle))).boxed()
+    }
+
+    /// What to send along. Found out once, and once more when what was found is no longer any good.
+    async fn access(&self, useless: Option<&Access>) -> Result<Access, Failure> {
+        let mut known = self.access.lock().await;
+        match &*known {
+            Some(access) if useless != Some(access) => return Ok(access.clone()),
+            _ => {}
+        }
+        let response = self.send(self.http.get(format!("{}/", self.base()))).await?;
+        // Out of order, or wants to be asked more slowly: that says nothing of how it wants to be asked.
+        if response.status().is_server_error() || response.status() == StatusCode::TOO_MANY_REQUESTS {
+            self.success(response).await?;
+            return Ok(Access::Anonymous);
+        }
+        let asked = response.headers().get_all(header::WWW_AUTHENTICATE);
+        let challenge = Challenge::of(asked.iter().filter_map(|value| value.to_str().ok()));
+        let access = match challenge {
+            Some(challenge) => Access::Bearer(self.token(&challenge).await?),
+            None => self.credentials.clone().map_or(Access::Anonymous, Access::Basic),
         };
-        Ok((at_offset, stream.map(|item| item.map_err(|e| Failure::Transient(chain(&e)))).boxed()))
+        *known = Some(access.clone());
+        Ok(access)
+    }
+
+    async fn token(&self, challenge: &Challenge) -> Result<String, Failure> {
+        let url = challenge.url(self.reference.repository(), self.plain).map_err(Failure::Permanent)?;
+        let mut request = self.http.get(url);
+        if let Some(Credentials { username, password }) = &self.credentials {
+            request = request.basic_auth(username, Some(password));
+        }
+        let response = self.success(self.send(request).await?).await?;
+        let answer = bounded(self.chunks(response), MAX_TOKEN, self.idle).await?;
+        token::parse(&answer).map_err(Failure::Permanent)
     }
 
     pub(crate) fn idle(&self) -> Duration {
@@ -137,20 +170,8 @@ impl HostClient {
     }
 }
 
-/// One after the other, because the OCI client takes one certificate each.
-fn pem_blocks(pem: &[u8]) -> impl Iterator<Item = Vec<u8>> {
-    const END: &str = "-----END CERTIFICATE-----";
-    let text = String::from_utf8_lossy(pem).into_owned();
-    let blocks: Vec<Vec<u8>> = text
-        .split_inclusive(END)
-        .filter(|block| block.trim_end().ends_with(END))
-        .map(|block| format!("{}\n", block.trim()).into_bytes())
-        .collect();
-    blocks.into_iter()
-}
-
 async fn bounded(
-    stream: impl futures::Stream<Item = Result<bytes::Bytes, Failure>>,
+    stream: impl Stream<Item = Result<bytes::Bytes, Failure>>,
     limit: usize,
     idle: Duration,
 ) -> Result<Vec<u8>, Failure> {

@@ -6,6 +6,7 @@ mod layout;
 mod registry;
 mod retry;
 mod sink;
+mod token;
 
 use oci_spec::image::ImageConfiguration;
 

@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use oci_client::errors::OciDistributionError;
-
 use crate::config::Timeouts;
 
 #[derive(Debug)]
@@ -30,34 +28,13 @@ impl Failure {
         }
     }
 
-    pub(crate) fn of_http(error: &reqwest::Error) -> Self {
+    /// `idle` is how long the client waits for a registry that says nothing.
+    pub(crate) fn of_http(error: &reqwest::Error, idle: Duration) -> Self {
         match error.status() {
             Some(status) => Self::of_status(status.as_u16(), ""),
             None if error.is_builder() || error.is_redirect() => Self::Permanent(chain(error)),
+            None if error.is_timeout() && !error.is_connect() => Self::Silent(idle),
             None => Self::Transient(chain(error)),
-        }
-    }
-
-    pub(crate) fn of_client(error: &OciDistributionError) -> Self {
-        use OciDistributionError as E;
-        match error {
-            E::UnauthorizedError { .. } | E::AuthenticationFailure(_) => Self::Unauthorized(401),
-            E::ImageManifestNotFoundError(_) => Self::NotFound,
-            E::ServerError { code, message, .. } => Self::of_status(*code, message),
-            E::RequestError(error) => Self::of_http(error),
-            E::IoError(error) => Self::Transient(chain(error)),
-            E::RegistryError { envelope, .. } => {
-                use oci_client::errors::OciErrorCode as Code;
-                match envelope.errors.first().map(|e| &e.code) {
-                    Some(Code::Unauthorized | Code::Denied) => Self::Unauthorized(401),
-                    Some(Code::ManifestUnknown | Code::NameUnknown | Code::NotFound | Code::BlobUnknown) => {
-                        Self::NotFound
-                    }
-                    Some(Code::Toomanyrequests) => Self::Transient(without_url(&envelope.to_string())),
-                    _ => Self::Permanent(without_url(&envelope.to_string())),
-                }
-            }
-            other => Self::Permanent(chain(other)),
         }
     }
 

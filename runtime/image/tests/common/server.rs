@@ -97,6 +97,12 @@ pub enum Trick {
     ManifestOther,
     Manifest404,
     Manifest401,
+    /// Everything needs a token, and each token is good for two requests.
+    Tokens,
+    /// The token service never stops talking.
+    EndlessToken,
+    /// Layers are refused with words that never end.
+    EndlessRefusal,
 }
 
 struct State {
@@ -106,6 +112,8 @@ struct State {
     layers: Mutex<Vec<String>>,
     seen: Mutex<HashMap<String, usize>>,
     requests: AtomicUsize,
+    /// Of `Tokens`: how many were given, and how often the last was used.
+    tokens: Mutex<(usize, usize)>,
 }
 
 pub struct Hostile {
@@ -126,6 +134,7 @@ impl Hostile {
             layers: Mutex::new(image.layers.iter().map(|l| sha256(&l.blob)).collect()),
             seen: Mutex::default(),
             requests: AtomicUsize::new(0),
+            tokens: Mutex::default(),
         });
         let shared = Arc::clone(&state);
         tokio::spawn(async move {
@@ -147,6 +156,10 @@ impl Hostile {
         *self.state.trick.lock().unwrap() = trick;
     }
 
+    pub fn tokens(&self) -> usize {
+        self.state.tokens.lock().unwrap().0
+    }
+
     pub fn layer_requests(&self) -> usize {
         self.state.requests.load(Ordering::SeqCst)
     }
@@ -155,7 +168,7 @@ impl Hostile {
 async fn serve(stream: TcpStream, state: Arc<State>) -> std::io::Result<()> {
     let mut stream = BufReader::new(stream);
     let mut path = String::new();
-    let mut range = None;
+    let (mut range, mut bearer) = (None, String::new());
     let mut line = String::new();
     stream.read_line(&mut line).await?;
     path.push_str(line.split(' ').nth(1).unwrap_or(""));
@@ -167,9 +180,17 @@ async fn serve(stream: TcpStream, state: Arc<State>) -> std::io::Result<()> {
         if let Some(value) = line.to_ascii_lowercase().strip_prefix("range: bytes=") {
             range = value.trim().trim_end_matches('-').parse::<usize>().ok();
         }
+        if let Some(value) = line.to_ascii_lowercase().strip_prefix("authorization: bearer ") {
+            bearer = value.trim().to_owned();
+        }
     }
     let trick = *state.trick.lock().unwrap();
     let out = stream.get_mut();
+    if matches!(trick, Trick::Tokens | Trick::EndlessToken)
+        && !admitted(out, trick, &path, &bearer, &state).await?
+    {
+        return Ok(());
+    }
     if path.contains("/manifests/") {
         return manifest(out, trick, &state).await;
     }
@@ -196,6 +217,7 @@ async fn serve(stream: TcpStream, state: Arc<State>) -> std::io::Result<()> {
         Trick::AlwaysClose if from < half => partial(out, &blob, half).await,
         Trick::AlwaysClose => Ok(()),
         Trick::Truncate => answer(out, status, "", &blob[from.min(half)..half]).await,
+        Trick::EndlessRefusal => endless(out, "500 Internal Server Error", "").await,
         Trick::Answer500 => answer(out, "500 Internal Server Error", "", b"out of order").await,
         Trick::Recover if times <= 2 => answer(out, "503 Service Unavailable", "", b"").await,
         Trick::NeverAnswer => forever().await,
@@ -215,6 +237,48 @@ async fn serve(stream: TcpStream, state: Arc<State>) -> std::io::Result<()> {
     }
 }
 
+async fn endless(out: &mut TcpStream, status: &str, headers: &str) -> std::io::Result<()> {
+    out.write_all(format!("HTTP/1.1 {status}\r\n{headers}Connection: close\r\n\r\n").as_bytes()).await?;
+    loop {
+        out.write_all(&[b' '; 65_536]).await?;
+    }
+}
+
+/// Whether the request may go on; else it is answered.
+async fn admitted(
+    out: &mut TcpStream,
+    trick: Trick,
+    path: &str,
+    bearer: &str,
+    state: &State,
+) -> std::io::Result<bool> {
+    if path.starts_with("/token?service=test&scope=repository%3Atest%2Fimage%3Apull") {
+        if trick == Trick::EndlessToken {
+            endless(out, "200 OK", "").await?;
+        }
+        let given = {
+            let mut tokens = state.tokens.lock().unwrap();
+            *tokens = (tokens.0 + 1, 0);
+            tokens.0
+        };
+        answer(out, "200 OK", "", format!("{{\"token\":\"t{given}\"}}").as_bytes()).await?;
+        return Ok(false);
+    }
+    let good = {
+        let mut tokens = state.tokens.lock().unwrap();
+        let good = bearer == format!("t{}", tokens.0) && tokens.1 < 2;
+        tokens.1 += usize::from(good);
+        good
+    };
+    if !good {
+        let port = out.local_addr()?.port();
+        let challenge =
+            format!("WWW-Authenticate: Bearer realm=\"http://127.0.0.1:{port}/token\",service=\"test\"\r\n");
+        answer(out, "401 Unauthorized", &challenge, b"{}").await?;
+    }
+    Ok(good)
+}
+
 async fn manifest(out: &mut TcpStream, trick: Trick, state: &State) -> std::io::Result<()> {
     let kind = format!("Content-Type: {MANIFEST}\r\n");
     let body = state.manifest.lock().unwrap().clone();
@@ -223,12 +287,7 @@ async fn manifest(out: &mut TcpStream, trick: Trick, state: &State) -> std::io::
         Trick::Manifest404 => answer(out, "404 Not Found", "", b"{}").await,
         Trick::Manifest401 => answer(out, "401 Unauthorized", "", b"{}").await,
         Trick::ManifestOther => answer(out, "200 OK", &kind, &[body.as_slice(), b" "].concat()).await,
-        Trick::ManifestEndless => {
-            out.write_all(format!("HTTP/1.1 200 OK\r\n{kind}Connection: close\r\n\r\n").as_bytes()).await?;
-            loop {
-                out.write_all(&[b' '; 65_536]).await?;
-            }
-        }
+        Trick::ManifestEndless => endless(out, "200 OK", &kind).await,
         _ => answer(out, "200 OK", &kind, &body).await,
     }
 }
