@@ -26,6 +26,9 @@ impl cordium_tests::suite::TearDown for Shared {
     async fn tear_down(self: Arc<Self>) -> Result<()> {
         let left: Vec<Value> = serde_json::from_str(&ok(self.oci(&["list"]))?)?;
         ensure!(left.is_empty(), "containers are left: {left:?}");
+        for dir in cgroups_of("") {
+            fs::remove_dir(&dir).with_context(|| format!("removing {}", dir.display()))?;
+        }
         fs::remove_dir_all(&self.dir).context("removing the bundles")
     }
 }

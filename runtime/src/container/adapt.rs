@@ -27,7 +27,7 @@ pub(super) fn adapt(mut spec: Spec, id: &str, bundle: &Path) -> Adapted {
         && linux.cgroups_path().is_none()
         && linux.uid_mappings().as_ref().is_some_and(|mappings| !mappings.is_empty())
     {
-        linux.set_cgroups_path(Some(Path::new("/cordium-oci").join(id)));
+        linux.set_cgroups_path(Some(format!("/cordium-oci-{id}").into()));
         changed = true;
     }
     if changed && let Some(root) = spec.root_mut() {
@@ -84,7 +84,7 @@ mod tests {
         let mapped = json!({"uidMappings": [{"containerID": 0, "hostID": 1, "size": 1}]});
         let adapted = adapt(spec(json!({}), mapped), "c", Path::new("/b"));
         let linux = adapted.spec.linux().as_ref().unwrap();
-        assert_eq!(linux.cgroups_path().as_deref(), Some(Path::new("/cordium-oci/c")));
+        assert_eq!(linux.cgroups_path().as_deref(), Some(Path::new("/cordium-oci-c")));
         assert_eq!(adapted.spec.root().as_ref().unwrap().path(), Path::new("/b/rootfs"));
     }
 
