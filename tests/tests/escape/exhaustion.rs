@@ -5,46 +5,71 @@ use std::{process::Command, sync::Arc, time::Duration};
 use cordium_escape::exhaust::Kind;
 use cordium_tests::{
     Context, Result, Workspace, bail, ensure, json, process, skip,
-    v1::{ExecRequest, ExecStart, exec_request::Message as Ask, exec_response::Message as Told},
+    v1::{
+        ExecRequest, ExecResponse, ExecStart, StdinEof, exec_request::Message as Ask,
+        exec_response::Message as Told,
+    },
 };
-use futures::{StreamExt as _, stream};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 
 use crate::{
     node,
     shared::{PROGRAM, Shared},
 };
 
-/// A command that runs until it is dropped.
-struct Running(#[allow(dead_code)] tonic::Streaming<cordium_tests::v1::ExecResponse>);
+/// A command that holds what it took until it is released.
+struct Holder {
+    say: mpsc::Sender<ExecRequest>,
+    told: tonic::Streaming<ExecResponse>,
+}
 
-/// Starts `hold` and returns when it says that it has all it gets.
-async fn hold(w: &Workspace, kind: &Kind) -> Result<(Running, String)> {
-    let command = [PROGRAM, "hold", kind.name].map(str::to_owned).to_vec();
-    let start =
-        ExecStart { workspace: w.uid.clone(), command, run_as_root: true, stdin: true, ..Default::default() };
-    let asks = stream::iter([ExecRequest { message: Some(Ask::Start(start)) }]).chain(stream::pending());
-    let mut told = w.clients.session.clone().exec(asks).await?.into_inner();
-    let mut said = String::new();
-    let wait = async {
-        while let Some(message) = told.message().await? {
-            match message.message {
-                Some(Told::Stdout(bytes)) => said.push_str(&String::from_utf8_lossy(&bytes)),
-                Some(Told::Stderr(bytes)) => eprint!("{}", String::from_utf8_lossy(&bytes)),
-                Some(Told::Exit(exit)) => bail!("it ended with {} {}", exit.code, exit.error),
-                None => {}
+impl Holder {
+    /// Starts `hold` and returns when it says that it has all it gets.
+    async fn start(w: &Workspace, kind: &Kind) -> Result<(Self, String)> {
+        let command = [PROGRAM, "hold", kind.name].map(str::to_owned).to_vec();
+        let workspace = w.uid.clone();
+        let start = ExecStart { workspace, command, run_as_root: true, stdin: true, ..Default::default() };
+        let (say, asks) = mpsc::channel(2);
+        say.send(ExecRequest { message: Some(Ask::Start(start)) }).await?;
+        let told = w.clients.session.clone().exec(ReceiverStream::new(asks)).await?.into_inner();
+        let mut holder = Self { say, told };
+        let said = holder.hear(|said| said.ends_with('\n')).await?;
+        Ok((holder, said.trim().to_owned()))
+    }
+
+    /// Listens until what was said is enough, or the command has ended.
+    async fn hear(&mut self, enough: impl Fn(&str) -> bool) -> Result<String> {
+        let mut said = String::new();
+        let wait = async {
+            while !enough(&said) {
+                let message = self.told.message().await?.context("its stream ended")?;
+                match message.message {
+                    Some(Told::Stdout(bytes)) => said.push_str(&String::from_utf8_lossy(&bytes)),
+                    Some(Told::Stderr(bytes)) => eprint!("{}", String::from_utf8_lossy(&bytes)),
+                    Some(Told::Exit(exit)) => {
+                        ensure!(exit.code == 0, "it ended with {} {}", exit.code, exit.error);
+                        return Ok(());
+                    }
+                    None => {}
+                }
             }
-            if said.contains("held ") && said.ends_with('\n') {
-                return Ok(());
-            }
-        }
-        bail!("its stream ended")
-    };
-    tokio::time::timeout(Duration::from_secs(40), wait).await.context("holding took too long")??;
-    Ok((Running(told), said.trim().to_owned()))
+            Ok(())
+        };
+        tokio::time::timeout(Duration::from_secs(40), wait).await.context("it took too long")??;
+        Ok(said)
+    }
+
+    /// Lets go of everything.
+    async fn release(mut self) -> Result<()> {
+        self.say.send(ExecRequest { message: Some(Ask::StdinEof(StdinEof {})) }).await?;
+        self.hear(|_| false).await.map(drop)
+    }
 }
 
 pub async fn exhaust(s: Arc<Shared>, kind: &'static Kind) -> Result<()> {
-    let (running, said) = hold(&s.attacker, kind).await.with_context(|| format!("holding {}", kind.name))?;
+    let held = Holder::start(&s.attacker, kind).await;
+    let (holder, said) = held.with_context(|| format!("holding {}", kind.name))?;
     println!("{}: {said}", kind.name);
     let needed = s.neighbour.exec_with(
         ExecStart {
@@ -57,7 +82,7 @@ pub async fn exhaust(s: Arc<Shared>, kind: &'static Kind) -> Result<()> {
     let needed = needed.await.context("a command in the neighbour")?;
     let started = s.f.run("bystander", &s.f.small(json!({}))).await.context("starting another workspace");
     let own = process::run(&mut Command::new("true"));
-    drop(running);
+    holder.release().await.with_context(|| format!("letting go of {}", kind.name))?;
     started?.delete().await?;
     own.context("a process of the node")?;
     recover(&s.attacker).await?;
