@@ -13,12 +13,21 @@ mod keeper;
 mod node;
 mod oci;
 mod plan;
+mod pool;
+mod ready_keeper;
 mod sandbox;
 mod sys;
+mod usage;
 pub mod userns;
 
 pub use ids::{IdMap, IdMapError, IdRange, SANDBOX_IDS};
 pub use keeper::keeper_main;
 pub use node::{Node, NodeError};
 pub use plan::{Bind, DEFAULT_CAPABILITIES, Limits, NetworkPlan, PlanError, SandboxPlan};
-pub use sandbox::{AdoptError, KillError, Sandbox, SandboxExit, StartError};
+
+/// How the message of a failed start begins the account of a bind whose target cannot be used, before the quoted target.
+pub const MOUNT_TARGET: &str = "mount target";
+
+pub use pool::{MAX_AHEAD, Pool};
+pub use sandbox::{AdoptError, KillError, Reported, Sandbox, SandboxExit, StartError};
+pub use usage::{Room, Usage};

@@ -5,7 +5,9 @@ use crate::{
     cgroup::{self, CgroupPlan, Layout, ProbeError},
 };
 
-pub(crate) const NO_STORAGE_LIMITS: &str = "storage limits are not enforced on this node";
+/// Said where the file system cannot hold a workspace to its limit.
+pub(crate) const STORAGE_IS_WATCHED: &str =
+    "storage limits are watched, not enforced by the file system: a run that outgrows its limit is ended";
 
 /// The node as the runtime may use it.
 #[derive(Debug, Clone)]
@@ -31,6 +33,11 @@ impl Node {
         &self.ids
     }
 
+    /// The subtrees that were delegated to us.
+    pub(crate) fn hierarchies(&self) -> &[cgroup::Hierarchy] {
+        &self.cgroups.hierarchies
+    }
+
     /// The cgroups of workspace `id`; `None` when no subtree was delegated to us.
     pub fn cgroup_plan(&self, id: &str) -> Option<CgroupPlan> {
         (!self.cgroups.hierarchies.is_empty()).then(|| CgroupPlan {
@@ -43,16 +50,20 @@ impl Node {
     /// What this node cannot enforce, in words.
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
-        for controller in ["cpu", "memory", "pids"] {
+        for (controller, instead) in [
+            ("cpu", "are not enforced"),
+            ("memory", "are not enforced"),
+            ("pids", "are enforced by RLIMIT_NPROC only"),
+        ] {
             let has = |h: &cgroup::Hierarchy| h.controllers().iter().any(|name| name == controller);
             if !self.cgroups.hierarchies.iter().any(has) {
                 warnings.push(format!(
-                    "{controller} limits are not enforced: no delegated {controller} cgroup; as root run: cordium setup"
+                    "{controller} limits {instead}: no delegated {controller} cgroup; as root run: cordium setup"
                 ));
             }
         }
         warnings.push("all workspaces share one range of subordinate ids".to_owned());
-        warnings.push(NO_STORAGE_LIMITS.to_owned());
+        warnings.push(STORAGE_IS_WATCHED.to_owned());
         warnings
     }
 }

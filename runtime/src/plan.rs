@@ -1,6 +1,9 @@
 //! What the supervisor asks a keeper to build, as data.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::HashSet,
+    path::{Path, PathBuf},
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -31,13 +34,24 @@ pub const DEFAULT_CAPABILITIES: [&str; 16] = [
 /// The most layers that one rootfs may have.
 pub const MAX_LAYERS: usize = 128;
 
-/// Upper bounds for everything that runs in the sandbox together. 0 means unlimited.
+/// Upper bounds for everything that runs in the sandbox together. 0 means unlimited, or what the node gives.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Limits {
     pub cpu_millicores: u64,
     pub memory_mib: u64,
+    /// Beyond memory. Here 0 is none.
+    pub swap_mib: u64,
     pub storage_mib: u64,
+    pub inodes: u64,
     pub pids: u64,
+    /// 1 to 10000; everybody else's is 100.
+    pub io_weight: u64,
+    /// Of one process.
+    pub open_files: u64,
+    pub inotify_instances: u64,
+    pub inotify_watches: u64,
+    pub user_namespaces: u64,
 }
 
 /// A directory or file of the node that appears in the sandbox.
@@ -46,6 +60,9 @@ pub struct Bind {
     pub source: PathBuf,
     pub target: PathBuf,
     pub read_only: bool,
+    /// It belongs to the sandbox's root, to whom it is given while it is still the supervisor's.
+    #[serde(default)]
+    pub owned: bool,
 }
 
 /// Where flows out of the sandbox go.
@@ -96,6 +113,8 @@ pub enum PlanError {
     Capability(String),
     #[error("mount target {0:?} is reserved")]
     ReservedTarget(PathBuf),
+    #[error("mount target {0:?} is there twice")]
+    DoubleTarget(PathBuf),
 }
 
 impl SandboxPlan {
@@ -119,6 +138,10 @@ impl SandboxPlan {
                 || ["/proc", "/sys", "/dev", "/run/cordium"].iter().any(|r| bind.target.starts_with(r))
         }) {
             return Err(PlanError::ReservedTarget(bind.target.clone()));
+        }
+        let mut seen = HashSet::new();
+        if let Some(bind) = self.binds.iter().find(|bind| !seen.insert(&bind.target)) {
+            return Err(PlanError::DoubleTarget(bind.target.clone()));
         }
         match self.capabilities.iter().find(|name| name.parse::<caps::Capability>().is_err()) {
             Some(name) => Err(PlanError::Capability(name.clone())),
@@ -147,7 +170,7 @@ pub(crate) mod tests {
             run_dir: "/run/ws".into(),
             agent: "/opt/cordium-agent".into(),
             capabilities: DEFAULT_CAPABILITIES.map(String::from).to_vec(),
-            limits: Limits { cpu_millicores: 1500, memory_mib: 1024, storage_mib: 0, pids: 512 },
+            limits: Limits { cpu_millicores: 1500, memory_mib: 1024, pids: 512, ..Limits::default() },
             ids: IdMap { uid: range, gid: range },
             cgroup: None,
             read_only_root: false,
@@ -161,22 +184,24 @@ pub(crate) mod tests {
         }
     }
 
+    fn bind(target: &str) -> Bind {
+        Bind { source: "/x".into(), target: target.into(), read_only: false, owned: false }
+    }
+
     #[test]
     fn hostile_plans_are_refused() {
         type Spoil = fn(&mut SandboxPlan);
-        let cases: [(Spoil, PlanError); 7] = [
+        let cases: [(Spoil, PlanError); 10] = [
             (|p| p.id = "../x".into(), PlanError::Id("../x".into())),
             (|p| p.id = String::new(), PlanError::Id(String::new())),
             (|p| p.layers.clear(), PlanError::Layers(0)),
             (|p| p.volume = "/a/../b".into(), PlanError::Path("/a/../b".into())),
             (|p| p.agent = "agent".into(), PlanError::Path("agent".into())),
             (|p| p.capabilities = vec!["CAP_ROOT".into()], PlanError::Capability("CAP_ROOT".into())),
-            (
-                |p| {
-                    p.binds = vec![Bind { source: "/x".into(), target: "/proc/sys".into(), read_only: false }]
-                },
-                PlanError::ReservedTarget("/proc/sys".into()),
-            ),
+            (|p| p.binds = vec![bind("/proc/sys")], PlanError::ReservedTarget("/proc/sys".into())),
+            (|p| p.binds = vec![bind("/")], PlanError::ReservedTarget("/".into())),
+            (|p| p.binds = vec![bind("/a/../proc")], PlanError::Path("/a/../proc".into())),
+            (|p| p.binds = vec![bind("/a"), bind("/b"), bind("/a")], PlanError::DoubleTarget("/a".into())),
         ];
         assert_eq!(plan().check(), Ok(()));
         for (spoil, expected) in cases {

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
     process::Stdio,
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use tokio::{
@@ -20,14 +20,15 @@ use tokio::{
 };
 
 use crate::{
-    SandboxPlan,
+    IdMap, IdRange, SANDBOX_IDS, SandboxPlan, Usage,
     cgroup::{self, CgroupPlan, Stats},
     keeper::{AGENT_SOCKET, FromKeeper, KEEPER_SOCKET, PROTOCOL, ToKeeper},
+    ready_keeper::ReadyKeeper,
     userns,
 };
 
 /// How long a keeper may take from its start to a running agent.
-const START_TIMEOUT: Duration = Duration::from_secs(60);
+pub(crate) const START_TIMEOUT: Duration = Duration::from_secs(60);
 const MAX_LINE: u64 = 1 << 20;
 const CGROUP_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -35,8 +36,8 @@ const CGROUP_TIMEOUT: Duration = Duration::from_secs(5);
 pub enum StartError {
     #[error("starting the keeper: {0}")]
     Spawn(io::Error),
-    #[error("opening the keeper's log {path}: {source}", path = path.display())]
-    Log { path: PathBuf, source: io::Error },
+    #[error("noting the cgroup of the run in {path}: {source}", path = path.display())]
+    Note { path: PathBuf, source: io::Error },
     #[error("mapping ids for the sandbox: {0}")]
     Map(#[from] userns::MapError),
     #[error("talking to the keeper: {0}")]
@@ -89,8 +90,54 @@ pub struct SandboxExit {
     pub message: String,
     pub code: Option<i32>,
     pub signal: Option<i32>,
-    /// The kernel killed processes in it for want of memory.
+    /// The kernel killed it for want of memory.
     pub oom: bool,
+    /// It was ended because of what its files take: why.
+    pub storage: Option<String>,
+}
+
+/// What the keeper has found out about memory and storage so far.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Reported {
+    /// Processes that the kernel ended for want of memory.
+    pub oom_kills: u64,
+    /// The last of them, as `NAME (pid N)`, if it was seen.
+    pub oom_victim: Option<String>,
+    /// What the workspace's files take, and when that was measured.
+    pub storage: Option<(Usage, SystemTime)>,
+    /// In words.
+    pub warnings: Vec<String>,
+    /// Why it is being ended, if its files are the reason.
+    pub storage_exceeded: Option<String>,
+}
+
+/// How many warnings one run can collect here.
+const WARNINGS: usize = 16;
+
+impl Reported {
+    /// Takes in one message; false when it is of another kind.
+    fn learn(&mut self, message: FromKeeper) -> bool {
+        let mut warning = None;
+        match message {
+            FromKeeper::OomKill { kills, victim } => {
+                self.oom_kills = kills;
+                self.oom_victim = victim;
+            }
+            FromKeeper::Storage { usage, warning: said } => {
+                self.storage = Some((usage, SystemTime::now()));
+                warning = said;
+            }
+            FromKeeper::StorageExceeded { message } => self.storage_exceeded = Some(message),
+            FromKeeper::Warning(text) => warning = Some(text),
+            _ => return false,
+        }
+        if let Some(text) = warning.filter(|text| !self.warnings.contains(text))
+            && self.warnings.len() < WARNINGS
+        {
+            self.warnings.push(text);
+        }
+        true
+    }
 }
 
 /// A running sandbox. Dropping it leaves the sandbox running.
@@ -107,43 +154,16 @@ struct Inner {
     steps: Vec<(String, u64)>,
     writer: Mutex<OwnedWriteHalf>,
     exit: watch::Receiver<Option<SandboxExit>>,
+    reported: watch::Receiver<Reported>,
 }
 
 impl Sandbox {
     /// Starts a keeper, which is this same program with the argument `keeper`, and waits until the agent runs.
     ///
     /// Cancelling the future ends the keeper and with it whatever it has made so far, except its cgroups, which
-    /// [`Sandbox::clean`] removes.
+    /// [`Sandbox::clean`] removes. A [`Pool`](crate::Pool) starts sandboxes faster, and cleans up.
     pub async fn start(plan: &SandboxPlan) -> Result<Self, StartError> {
-        let log_path = plan.run_dir.join("keeper.log");
-        let log =
-            std::fs::File::create(&log_path).map_err(|source| StartError::Log { path: log_path, source })?;
-        let (ours, theirs) = StdUnixStream::pair().map_err(StartError::Spawn)?;
-        ours.set_nonblocking(true).map_err(StartError::Spawn)?;
-        let mut channel = Channel::new(UnixStream::from_std(ours).map_err(StartError::Spawn)?);
-        let program = std::env::current_exe().map_err(StartError::Spawn)?;
-        let keeper = Command::new(program)
-            .arg("keeper")
-            .stdin(Stdio::from(OwnedFd::from(theirs)))
-            .stdout(Stdio::null())
-            .stderr(Stdio::from(log))
-            .process_group(0)
-            .spawn()
-            .map_err(StartError::Spawn)?;
-        let mut keeper = Unfinished(Some(keeper));
-        let pid = keeper
-            .0
-            .as_ref()
-            .and_then(Child::id)
-            .ok_or_else(|| StartError::Spawn(io::ErrorKind::NotFound.into()))?;
-        let started = tokio::time::timeout(START_TIMEOUT, handshake(&mut channel, pid, plan)).await;
-        let started = started.map_err(|_| StartError::Timeout)??;
-        let sandbox = Self::watch(channel, &plan.run_dir, plan.cgroup.clone(), started);
-        // From here on the keeper lives by itself; it is only reaped when it ends while we are still its parent.
-        if let Some(mut keeper) = keeper.0.take() {
-            tokio::spawn(async move { keeper.wait().await });
-        }
-        Ok(sandbox)
+        ReadyKeeper::make(&plan.ids, plan.cgroup.clone()).await?.start(plan.clone()).await
     }
 
     /// Finds the keeper of workspace `id`, which an earlier supervisor started.
@@ -165,8 +185,8 @@ impl Sandbox {
             FromKeeper::Running { id: found, .. } if found != id => {
                 Err(AdoptError::OtherWorkspace { found, wanted: id.to_owned() })
             }
-            FromKeeper::Running { warnings, steps, .. } => {
-                Ok(Self::watch(channel, run_dir, cgroup, Started { warnings, steps }))
+            FromKeeper::Running { cgroup: found, warnings, steps, .. } => {
+                Ok(Self::watch(channel, run_dir, found.or(cgroup), Started { warnings, steps }))
             }
             _ => Err(ChannelError::Unexpected.into()),
         }
@@ -174,29 +194,42 @@ impl Sandbox {
 
     /// Removes what a keeper that is gone left in the cgroup tree.
     pub async fn clean(cgroup: CgroupPlan) -> Result<(), cgroup::CgroupError> {
-        let removed = tokio::task::spawn_blocking(move || {
-            cgroup.kill()?;
-            cgroup.remove(CGROUP_TIMEOUT)
-        });
-        removed.await.unwrap_or(Ok(()))
+        match remove(cgroup.clone()).await {
+            Err(error) if error.is_denied_removal() => {
+                let swept = sweep(&cgroup).await;
+                swept.map_err(|error| cgroup::CgroupError::Sweep(error.to_string()))?;
+                remove(cgroup).await
+            }
+            other => other,
+        }
     }
 
-    fn watch(channel: Channel, run_dir: &Path, cgroup: Option<CgroupPlan>, started: Started) -> Self {
+    pub(crate) fn watch(
+        channel: Channel,
+        run_dir: &Path,
+        cgroup: Option<CgroupPlan>,
+        started: Started,
+    ) -> Self {
         let Channel { mut reader, writer } = channel;
         let (tell, exit) = watch::channel(None);
+        let (learned, reported) = watch::channel(Reported::default());
         tokio::spawn(async move {
             let exit = loop {
                 match receive(&mut reader).await {
                     Ok(FromKeeper::Exited { code, signal, oom_kills }) => {
-                        break describe(code, signal, oom_kills > 0);
+                        let storage = learned.borrow().storage_exceeded.clone();
+                        break SandboxExit { storage, ..describe(code, signal, oom_kills > 0) };
                     }
-                    Ok(_) => {}
+                    Ok(message) => {
+                        learned.send_if_modified(|reported| reported.learn(message));
+                    }
                     Err(error) => {
                         break SandboxExit {
                             message: format!("the keeper ended without a word ({error})"),
                             code: None,
                             signal: None,
                             oom: false,
+                            storage: None,
                         };
                     }
                 }
@@ -213,6 +246,7 @@ impl Sandbox {
                 steps,
                 writer: Mutex::new(writer),
                 exit,
+                reported,
             }),
         }
     }
@@ -237,6 +271,11 @@ impl Sandbox {
         self.inner.cgroup.as_ref().map(cgroup::stats).unwrap_or_default()
     }
 
+    /// What the keeper has found out, now and whenever there is more.
+    pub fn reported(&self) -> watch::Receiver<Reported> {
+        self.inner.reported.clone()
+    }
+
     /// Returns when PID 1 of the sandbox has ended, or its keeper has.
     pub async fn wait(&self) -> SandboxExit {
         let mut exit = self.inner.exit.clone();
@@ -257,40 +296,61 @@ impl Sandbox {
     }
 }
 
-struct Started {
-    warnings: Vec<String>,
-    steps: Vec<(String, u64)>,
+pub(crate) struct Started {
+    pub(crate) warnings: Vec<String>,
+    pub(crate) steps: Vec<(String, u64)>,
 }
 
-/// A keeper whose sandbox is not up yet; it ends with the start that wanted it. `kill_on_drop` would end it with the
-/// supervisor, too.
-struct Unfinished(Option<Child>);
-
-impl Drop for Unfinished {
-    fn drop(&mut self) {
-        if let Some(keeper) = &mut self.0 {
-            // An error means that it has ended by itself.
-            let _ = keeper.start_kill();
-        }
-    }
+async fn remove(cgroup: CgroupPlan) -> Result<(), cgroup::CgroupError> {
+    let removed = tokio::task::spawn_blocking(move || {
+        cgroup.kill()?;
+        cgroup.remove(CGROUP_TIMEOUT)
+    });
+    removed.await.unwrap_or(Ok(()))
 }
 
-async fn handshake(channel: &mut Channel, pid: u32, plan: &SandboxPlan) -> Result<Started, StartError> {
-    send(&mut channel.writer, &ToKeeper::Start(plan.clone())).await?;
-    loop {
-        match channel.receive().await? {
-            FromKeeper::NeedMaps => {
-                userns::map_child(pid, &plan.ids).await?;
-                send(&mut channel.writer, &ToKeeper::Mapped).await?;
+/// Has a keeper remove the cgroups that a sandbox made, which only the root of their ids can.
+async fn sweep(cgroup: &CgroupPlan) -> Result<(), StartError> {
+    let Some((uid, gid)) = cgroup.delegatee() else { return Ok(()) };
+    let range = |host_start| IdRange { host_start, count: SANDBOX_IDS };
+    let ids = IdMap { uid: range(uid), gid: range(gid) };
+    let (mut keeper, mut channel) = spawn_keeper(Stdio::null())?;
+    let pid = keeper.id().ok_or_else(|| StartError::Spawn(io::ErrorKind::NotFound.into()))?;
+    let talk = async {
+        send(&mut channel.writer, &ToKeeper::Sweep(cgroup.clone())).await?;
+        loop {
+            match channel.receive().await? {
+                FromKeeper::NeedMaps => {
+                    userns::map_child(pid, &ids).await?;
+                    send(&mut channel.writer, &ToKeeper::Mapped).await?;
+                }
+                FromKeeper::Exited { .. } => return Ok(()),
+                FromKeeper::Failed { message } => return Err(StartError::Keeper { message }),
+                _ => return Err(ChannelError::Unexpected.into()),
             }
-            FromKeeper::Running { warnings, steps, .. } => {
-                tracing::debug!(workspace = plan.id, ?steps, "keeper steps in microseconds");
-                return Ok(Started { warnings, steps });
-            }
-            FromKeeper::Failed { message } => return Err(StartError::Keeper { message }),
-            FromKeeper::Exited { .. } => return Err(ChannelError::Unexpected.into()),
         }
-    }
+    };
+    let swept = tokio::time::timeout(START_TIMEOUT, talk).await.unwrap_or(Err(StartError::Timeout));
+    // It has ended, or hangs.
+    let _ = keeper.kill().await;
+    swept
+}
+
+/// A keeper is this same program; the channel is its standard input.
+pub(crate) fn spawn_keeper(stderr: Stdio) -> Result<(Child, Channel), StartError> {
+    let (ours, theirs) = StdUnixStream::pair().map_err(StartError::Spawn)?;
+    ours.set_nonblocking(true).map_err(StartError::Spawn)?;
+    let channel = Channel::new(UnixStream::from_std(ours).map_err(StartError::Spawn)?);
+    let program = std::env::current_exe().map_err(StartError::Spawn)?;
+    let keeper = Command::new(program)
+        .arg("keeper")
+        .stdin(Stdio::from(OwnedFd::from(theirs)))
+        .stdout(Stdio::null())
+        .stderr(stderr)
+        .process_group(0)
+        .spawn()
+        .map_err(StartError::Spawn)?;
+    Ok((keeper, channel))
 }
 
 fn describe(code: Option<i32>, signal: Option<i32>, oom: bool) -> SandboxExit {
@@ -299,13 +359,15 @@ fn describe(code: Option<i32>, signal: Option<i32>, oom: bool) -> SandboxExit {
         (None, Some(signal)) => format!("PID 1 of the sandbox was ended by signal {signal}"),
         (None, None) => "PID 1 of the sandbox ended".to_owned(),
     };
+    // Processes that were killed before are another story.
+    let oom = oom && signal == Some(libc::SIGKILL);
     let message = if oom { format!("{how} after the sandbox ran out of memory") } else { how };
-    SandboxExit { message, code, signal, oom }
+    SandboxExit { message, code, signal, oom, storage: None }
 }
 
-struct Channel {
+pub(crate) struct Channel {
     reader: BufReader<OwnedReadHalf>,
-    writer: OwnedWriteHalf,
+    pub(crate) writer: OwnedWriteHalf,
 }
 
 impl Channel {
@@ -314,7 +376,7 @@ impl Channel {
         Self { reader: BufReader::new(reader), writer }
     }
 
-    async fn receive(&mut self) -> Result<FromKeeper, ChannelError> {
+    pub(crate) async fn receive(&mut self) -> Result<FromKeeper, ChannelError> {
         receive(&mut self.reader).await
     }
 }
@@ -328,7 +390,7 @@ async fn receive(reader: &mut BufReader<OwnedReadHalf>) -> Result<FromKeeper, Ch
     Ok(serde_json::from_slice(&line)?)
 }
 
-async fn send(writer: &mut OwnedWriteHalf, message: &ToKeeper) -> Result<(), ChannelError> {
+pub(crate) async fn send(writer: &mut OwnedWriteHalf, message: &ToKeeper) -> Result<(), ChannelError> {
     let mut line = serde_json::to_vec(message)?;
     line.push(b'\n');
     Ok(writer.write_all(&line).await?)

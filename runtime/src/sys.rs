@@ -57,6 +57,22 @@ pub fn only_stdio(keep: i32, slot: i32) -> io::Result<OwnedFd> {
     unsafe { nix::unistd::dup3_raw(&null, slot, OFlag::O_CLOEXEC) }.map_err(Into::into)
 }
 
+/// Closes every descriptor above standard error but these. For a child that owns none of the others.
+pub fn keep_only(descriptors: &[&OwnedFd]) -> io::Result<()> {
+    let mut keep: Vec<i32> = descriptors.iter().map(|fd| fd.as_raw_fd()).filter(|fd| *fd > 2).collect();
+    keep.sort_unstable();
+    let mut first = 3;
+    for last in keep.iter().map(|fd| fd - 1).chain([i32::MAX]) {
+        // SAFETY: by this function's contract nothing in this process uses the descriptors in this range any more; their
+        // owners were left behind in the parent's part of the stack, which is never returned to.
+        if first <= last && unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        first = last.saturating_add(2);
+    }
+    Ok(())
+}
+
 /// Loads a seccomp filter without setting `no_new_privs`, which needs CAP_SYS_ADMIN in the own user namespace.
 ///
 /// seccompiler's own loader sets `no_new_privs`, and with it `sudo` inside a sandbox would not work.

@@ -210,7 +210,7 @@ fn plan(state: &Path) -> SandboxPlan {
         run_dir: dir("run"),
         agent: std::env::current_exe().unwrap(),
         capabilities: DEFAULT_CAPABILITIES.map(String::from).to_vec(),
-        limits: Limits { cpu_millicores: 1500, memory_mib: 256, storage_mib: 0, pids: 100 },
+        limits: Limits { cpu_millicores: 1500, memory_mib: 256, pids: 100, ..Limits::default() },
         ids: *node.ids(),
         cgroup: node.cgroup_plan(&id),
         read_only_root: false,

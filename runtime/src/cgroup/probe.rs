@@ -50,7 +50,7 @@ pub enum ProbeError {
 }
 
 /// The v1 controllers that limits and statistics need; the others' hierarchies are left alone.
-const WANTED_V1: [&str; 4] = ["cpu", "cpuacct", "memory", "pids"];
+const WANTED_V1: [&str; 5] = ["cpu", "cpuacct", "memory", "pids", "blkio"];
 
 /// Looks at the hierarchies that the calling process is in.
 pub fn probe() -> Result<Layout, ProbeError> {

@@ -20,7 +20,7 @@ pub enum Leaf {
 }
 
 impl Leaf {
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Leaf::Keeper => "keeper",
             Leaf::Box => "box",
@@ -46,6 +46,10 @@ pub enum CgroupError {
     Kill { path: PathBuf, source: io::Error },
     #[error("removing cgroup {path}: {source}", path = path.display())]
     Remove { path: PathBuf, source: io::Error },
+    #[error("giving cgroup {path} to the sandbox: {source}", path = path.display())]
+    Delegate { path: PathBuf, source: io::Error },
+    #[error("removing what the sandbox made below its cgroup: {0}")]
+    Sweep(String),
 }
 
 impl CgroupPlan {
@@ -76,32 +80,6 @@ impl CgroupPlan {
         Ok(())
     }
 
-    /// Moves the calling process into the leaf that `leaf` says of each hierarchy.
-    ///
-    /// The v2 hierarchy refuses when the caller comes from outside the delegated subtree; the result lists the
-    /// hierarchies where that happened, for a warning.
-    pub fn enter(&self, leaf: impl Fn(&HierarchyKind) -> Leaf) -> Result<Vec<PathBuf>, CgroupError> {
-        let mut refused = Vec::new();
-        for hierarchy in &self.hierarchies {
-            let path = self.dir(hierarchy, leaf(&hierarchy.kind)).join("cgroup.procs");
-            match fs::write(&path, "0") {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => refused.push(path),
-                Err(source) => return Err(CgroupError::Enter { path, source }),
-            }
-        }
-        Ok(refused)
-    }
-
-    /// Moves the calling process from `box` to `keeper` in every v1 hierarchy, once the container was born.
-    pub fn leave_box(&self) -> Result<(), CgroupError> {
-        for hierarchy in self.hierarchies.iter().filter(|h| matches!(h.kind, HierarchyKind::V1(_))) {
-            let path = self.dir(hierarchy, Leaf::Keeper).join("cgroup.procs");
-            fs::write(&path, "0").map_err(|source| CgroupError::Enter { path, source })?;
-        }
-        Ok(())
-    }
-
     /// Ends every process in the sandbox at once, where the kernel can (v2 `cgroup.kill`). False when it cannot.
     pub fn kill(&self) -> Result<bool, CgroupError> {
         let Some(unified) = self.unified() else { return Ok(false) };
@@ -115,7 +93,7 @@ impl CgroupPlan {
 
     /// Removes every directory, the tenant's own below `box` included. Goes on after an error and tells the first.
     pub fn remove(&self, timeout: Duration) -> Result<(), CgroupError> {
-        let deadline = Instant::now() + timeout;
+        let deadline = deadline(timeout);
         let mut first = Ok(());
         for hierarchy in &self.hierarchies {
             let removed = remove_tree(&hierarchy.base.join(&self.id), 0, deadline);
@@ -145,20 +123,29 @@ fn enable(dir: &Path, controllers: &[String]) {
 /// Deeper trees than this are a tenant's mischief; their removal fails with the path.
 const MAX_DEPTH: usize = 64;
 
-fn remove_tree(dir: &Path, depth: usize, deadline: Instant) -> Result<(), CgroupError> {
-    let error = |source| CgroupError::Remove { path: dir.to_owned(), source };
+/// A time limit's end.
+pub(super) fn deadline(timeout: Duration) -> Instant {
+    Instant::now() + timeout
+}
+
+/// The cgroups right below one; none if it is not there.
+pub(super) fn below(dir: &Path) -> io::Result<Vec<PathBuf>> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(e) => return Err(error(e)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(e),
     };
+    let dirs = entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    Ok(dirs.map(|entry| entry.path()).collect())
+}
+
+pub(super) fn remove_tree(dir: &Path, depth: usize, deadline: Instant) -> Result<(), CgroupError> {
+    let error = |source| CgroupError::Remove { path: dir.to_owned(), source };
     if depth > MAX_DEPTH {
         return Err(error(io::Error::other("nested too deeply")));
     }
-    for entry in entries.flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            remove_tree(&entry.path(), depth + 1, deadline)?;
-        }
+    for child in below(dir).map_err(error)? {
+        remove_tree(&child, depth + 1, deadline)?;
     }
     loop {
         match fs::remove_dir(dir) {

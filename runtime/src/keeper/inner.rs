@@ -18,27 +18,24 @@ use libcontainer::{
 use nix::unistd::Pid;
 
 use super::{
+    birthplace::Birthplace,
     namespaces::Inner,
     outer::{OuterError, Root, with_unified_cgroups},
 };
 use crate::{
     SandboxPlan,
-    cgroup::{CgroupError, Leaf},
-    oci::{self, AgentExecutor, InnerPaths, SeccompError, SpecError},
+    cgroup::Leaf,
+    oci::{self, AgentExecutor, InnerPaths, SpecError},
 };
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum InnerError {
     #[error(transparent)]
     Spec(#[from] SpecError),
-    #[error(transparent)]
-    Seccomp(#[from] SeccompError),
     #[error("writing the OCI bundle {path}: {source}", path = path.display())]
     Bundle { path: PathBuf, source: io::Error },
     #[error("passing the agent its socket: {0}")]
     Socket(io::Error),
-    #[error(transparent)]
-    Cgroup(#[from] CgroupError),
     #[error(transparent)]
     Outer(#[from] OuterError),
     #[error("creating the inner container: {0}")]
@@ -47,7 +44,7 @@ pub(crate) enum InnerError {
     Start(LibcontainerError),
     #[error("the inner container has no process")]
     NoProcess,
-    #[error("opening the pidfd of the inner container's PID 1: {0}")]
+    #[error("opening the pidfd of the keeper or of the inner container's PID 1: {0}")]
     PidFd(io::Error),
 }
 
@@ -74,6 +71,7 @@ pub(crate) fn create(
     inner: &Inner,
     agent_listener: &UnixListener,
     mut agent_slot: OwnedFd,
+    born_inside: bool,
 ) -> Result<Created, InnerError> {
     let spec = oci::build(plan, &paths(plan, root, inner))?;
     let config = root.bundle.join("config.json");
@@ -82,23 +80,29 @@ pub(crate) fn create(
     fs::write(&config, text).map_err(|source| InnerError::Bundle { path: config, source })?;
     let sys_admin = plan.capabilities.iter().any(|name| name == "CAP_SYS_ADMIN");
     let drop = if sys_admin { vec![] } else { vec![Capability::CAP_SYS_ADMIN] };
-    let executor = AgentExecutor::new(oci::compile_seccomp()?, drop);
+    let keeper = rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty())
+        .map_err(|e| InnerError::PidFd(e.into()))?;
+    let executor = AgentExecutor::new(oci::seccomp_filters(), drop, keeper);
     let (log, log_writer) =
         nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(|e| InnerError::Socket(e.into()))?;
     let stdout = log_writer.try_clone().map_err(InnerError::Socket)?;
     rustix::io::dup2(agent_listener, &mut agent_slot).map_err(|e| InnerError::Socket(e.into()))?;
     let unified = plan.cgroup.as_ref().and_then(|cgroup| cgroup.unified_mount.as_deref());
+    let cgroups_path = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().clone());
     let created = with_unified_cgroups(unified, || {
-        ContainerBuilder::new(plan.id.clone(), SyscallType::default())
+        let birthplace = cgroups_path
+            .filter(|_| born_inside)
+            .map(|path| Birthplace::shield(&path, &root.bundle))
+            .transpose()?;
+        let created = ContainerBuilder::new(plan.id.clone(), SyscallType::default())
             .with_root_path(&root.state)
             .and_then(|builder| builder.with_executor(executor).with_preserved_fds(1).validate_id())
             .map(|builder| builder.with_stdout(stdout).with_stderr(log_writer))
-            .and_then(|builder| builder.as_init(&root.bundle).with_systemd(false).with_detach(true).build())
-    })?;
-    if let Some(cgroup) = &plan.cgroup {
-        cgroup.leave_box()?;
-    }
-    Ok(Created { container: created.map_err(InnerError::Create)?, log })
+            .and_then(|builder| builder.as_init(&root.bundle).with_systemd(false).with_detach(true).build());
+        std::mem::drop(birthplace);
+        created.map_err(InnerError::Create)
+    })??;
+    Ok(Created { container: created, log })
 }
 
 impl Created {
@@ -126,7 +130,8 @@ fn paths(plan: &SandboxPlan, root: &Root, inner: &Inner) -> InnerPaths {
         network_namespace: by_fd(&inner.network),
         binds: root.binds.clone(),
         cgroup_mount: cgroups_path.is_some(),
-        cgroups_path: cgroups_path.unwrap_or_else(|| PathBuf::from("/")),
-        fresh_sysfs: true,
+        // A cgroup that it cannot make. Of one that is there, cleaning up after a failure would end every process.
+        cgroups_path: cgroups_path.unwrap_or_else(|| PathBuf::from("/").join(format!("cordium-{}", plan.id))),
+        fresh_sysfs: super::masked::fresh_sysfs(),
     }
 }

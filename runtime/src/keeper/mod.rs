@@ -2,12 +2,14 @@
 //!
 //! ```text
 //!  supervisor                     keeper                                     libcontainer's children
-//!      │── plan ────────────────────▶│ cgroups, unshare(user, mount, net)
+//!      │── prepare ─────────────────▶│ cgroups, unshare(user, mount, net)
 //!      │◀────────────── need maps ───│
 //!      │ newuidmap, newgidmap        │
 //!      │── mapped ──────────────────▶│ root of O
-//!      │                             │ user namespace I, sandbox netns, veth, nft ─▶ broker
-//!      │                             │ volume, overlay, binds on a private tmpfs
+//!      │                             │ user namespace I, sandbox netns, veth, nft, listeners
+//!      │◀────────────────── ready ───│ waits: for long when it was made ahead
+//!      │── plan ────────────────────▶│ from here on it is one workspace's: limits
+//!      │                             │ volume, overlay, binds on a private tmpfs; listeners ─▶ broker
 //!      │                             │── create ───────────────────────────▶ init in I: mounts, pivot, waits
 //!      │                             │ rules in force?  start ─────────────▶ seccomp, execve(agent)
 //!      │◀──────────────── running ───│ serves keeper.sock; reaps init
@@ -18,16 +20,25 @@
 //! one finds it by its socket. The sandbox dies with it.
 
 mod agent_log;
+mod birthplace;
+mod confine;
 mod inner;
+mod masked;
 mod namespace_limits;
 mod namespaces;
+mod oom;
 mod outer;
+mod prepared;
 mod protocol;
 mod serve;
+mod storage;
+mod sweep;
+mod targets;
 mod user_limits;
+mod warden;
 
 use std::{
-    os::fd::{AsFd, AsRawFd, OwnedFd},
+    os::fd::{AsRawFd, OwnedFd},
     process::ExitCode,
     time::Instant,
 };
@@ -36,13 +47,16 @@ pub(crate) use protocol::{FromKeeper, PROTOCOL, ToKeeper};
 
 use crate::{
     SandboxPlan,
-    cgroup::{HierarchyKind, Leaf},
-    gateway, sys,
+    cgroup::{CgroupPlan, Stay},
+    sys,
 };
+use prepared::Prepared;
 use protocol::{Connection, ProtocolError};
 
 /// The socket in the run directory that a supervisor connects to.
 pub(crate) const KEEPER_SOCKET: &str = "keeper.sock";
+/// What the keeper says, in the run directory.
+pub(crate) const KEEPER_LOG: &str = "keeper.log";
 /// The agent's socket in the run directory; its listener is the agent's descriptor 3.
 pub(crate) const AGENT_SOCKET: &str = "agent.sock";
 
@@ -64,6 +78,10 @@ enum KeeperError {
     Broker(#[from] cordium_broker::RegisterError),
     #[error(transparent)]
     Inner(#[from] inner::InnerError),
+    #[error("giving up what only the start needed: {0}")]
+    Confine(#[from] confine::ConfineError),
+    #[error("starting what watches memory and storage: {0}")]
+    Warden(std::io::Error),
     #[error("watching the sandbox: {0}")]
     Serve(std::io::Error),
 }
@@ -90,10 +108,11 @@ pub fn keeper_main() -> ExitCode {
     };
     let mut supervisor = Connection::new(channel);
     match run(&mut supervisor, agent_slot) {
-        Ok(sandbox) => match serve::serve(sandbox, supervisor) {
+        Ok(None) => ExitCode::SUCCESS,
+        Ok(Some(sandbox)) => match confine_and_serve(sandbox, supervisor) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
-                tracing::error!(error = %KeeperError::Serve(error), "the keeper ends");
+                tracing::error!(%error, "the keeper ends");
                 ExitCode::FAILURE
             }
         },
@@ -107,25 +126,65 @@ pub fn keeper_main() -> ExitCode {
     }
 }
 
-fn run(supervisor: &mut Connection, agent_slot: OwnedFd) -> Result<serve::Running, KeeperError> {
-    let plan = match supervisor.receive()? {
-        ToKeeper::Start(plan) => plan,
-        other => return Err(ProtocolError::Unexpected(format!("{other:?}")).into()),
-    };
-    plan.check()?;
+/// A keeper that cannot be confined ends, and its sandbox with it.
+fn confine_and_serve(sandbox: serve::Running, supervisor: Connection) -> Result<(), KeeperError> {
+    confine::confine(sandbox.plan.cgroup.as_ref())?;
+    serve::serve(sandbox, supervisor).map_err(KeeperError::Serve)
+}
+
+/// Does what the supervisor asks for first: a sandbox to be served, or a sweep after one.
+fn run(supervisor: &mut Connection, agent_slot: OwnedFd) -> Result<Option<serve::Running>, KeeperError> {
+    match supervisor.receive()? {
+        ToKeeper::Prepare { cgroup } => prepare(supervisor, cgroup.as_ref(), agent_slot),
+        ToKeeper::Sweep(cgroup) => sweep::sweep(supervisor, &cgroup).map(|()| None),
+        other => Err(ProtocolError::Unexpected(format!("{other:?}")).into()),
+    }
+}
+
+/// Makes what needs no plan, and waits for one. Nothing when the supervisor has ended without a use for this keeper.
+fn prepare(
+    supervisor: &mut Connection,
+    cgroup: Option<&CgroupPlan>,
+    agent_slot: OwnedFd,
+) -> Result<Option<serve::Running>, KeeperError> {
     let mut clock = Clock::start();
-    let mut warnings = enter_cgroups(&plan)?;
-    clock.mark("cgroups");
-    namespaces::make_outer(supervisor)?;
-    clock.mark("outer namespaces");
-    let pending = gateway::load_rules()?;
+    let prepared = Prepared::make(supervisor, cgroup, &mut clock)?;
+    let received = supervisor.send(&FromKeeper::Ready).and_then(|()| supervisor.receive());
+    match received {
+        Ok(ToKeeper::Start(plan)) => {
+            clock.mark("wait for a plan");
+            start(supervisor, prepared, plan, agent_slot, clock).map(Some)
+        }
+        Ok(other) => {
+            prepared.undo();
+            Err(ProtocolError::Unexpected(format!("{other:?}")).into())
+        }
+        Err(error) => {
+            prepared.undo();
+            match error {
+                ProtocolError::Closed | ProtocolError::Send(_) | ProtocolError::Receive(_) => Ok(None),
+                error => Err(error.into()),
+            }
+        }
+    }
+}
+
+/// Makes the sandbox of one workspace.
+fn start(
+    supervisor: &mut Connection,
+    prepared: Prepared,
+    plan: SandboxPlan,
+    agent_slot: OwnedFd,
+    mut clock: Clock,
+) -> Result<serve::Running, KeeperError> {
+    plan.check()?;
+    outer::log_to(&plan.run_dir)?;
+    let Prepared { stay, sandbox, rules, listeners, mut warnings } = prepared;
+    warnings.extend(limit(&plan, stay.as_ref()));
+    clock.mark("limits");
+    outer::make_private()?;
     let paths = outer::Paths::open(&plan)?;
     outer::prepare_volume(&paths)?;
-    let sandbox = namespaces::make_inner()?;
-    clock.mark("inner namespaces");
-    gateway::link(sandbox.network.as_fd())?;
-    let listeners = gateway::listen()?;
-    clock.mark("gateway");
     let root = outer::mount_root(&plan, &paths)?;
     clock.mark("overlay and binds");
     let registration = cordium_broker::Registration {
@@ -137,9 +196,10 @@ fn run(supervisor: &mut Connection, agent_slot: OwnedFd) -> Result<serve::Runnin
     let egress = serve::Egress { socket: paths.broker_socket(), registration, listeners };
     let registered = egress.register()?;
     clock.mark("broker");
-    let created = inner::create(&plan, &root, &sandbox, &paths.agent_listener, agent_slot)?;
+    let born_inside = stay.as_ref().is_some_and(Stay::is_in_unified);
+    let created = inner::create(&plan, &root, &sandbox, &paths.agent_listener, agent_slot, born_inside)?;
     clock.mark("container create");
-    pending.finish()?;
+    rules.finish()?;
     clock.mark("gateway rules");
     let init = created.start()?;
     clock.mark("container start");
@@ -147,11 +207,17 @@ fn run(supervisor: &mut Connection, agent_slot: OwnedFd) -> Result<serve::Runnin
     supervisor.send(&FromKeeper::Running {
         protocol: PROTOCOL,
         id: plan.id.clone(),
+        cgroup: plan.cgroup.clone(),
         warnings: warnings.clone(),
         steps: clock.steps,
     })?;
-    let (listener, broker_dir) = paths.keep();
-    Ok(serve::Running { plan, warnings, init, egress, registered, listener, _broker_dir: broker_dir })
+    // Nobody waits for this, but nothing is done for the sandbox before.
+    if let Some(stay) = stay {
+        stay.end()?;
+    }
+    let (listener, broker_dir, volume) = paths.keep();
+    let warden = warden::Warden::start(&plan, volume).map_err(KeeperError::Warden)?;
+    Ok(serve::Running { plan, warnings, init, egress, registered, listener, warden, _broker_dir: broker_dir })
 }
 
 /// How long each step of the start took, in microseconds, for the account that the supervisor logs.
@@ -173,33 +239,33 @@ impl Clock {
     }
 }
 
-/// Makes the cgroups, puts the limits in force and moves in: on v1 into `box`, where the container will be born, because
-/// a v1 hierarchy is entered by a process itself or not at all. Each move costs a grace period of the kernel. Without a subtree the sandbox runs, with warnings.
-fn enter_cgroups(plan: &SandboxPlan) -> Result<Vec<String>, KeeperError> {
-    let mut warnings = Vec::new();
-    if plan.limits.storage_mib > 0 {
-        warnings.push(crate::node::NO_STORAGE_LIMITS.to_owned());
+/// Puts the limits in force. What cannot be enforced is told in words.
+fn limit(plan: &SandboxPlan, stay: Option<&Stay>) -> Vec<String> {
+    let mut warnings = namespace_limits::apply_asked(&plan.limits);
+    let files = crate::oci::nofile_given();
+    if plan.limits.open_files > files {
+        let asked = plan.limits.open_files;
+        warnings.push(format!("open files limit: {asked} asked, {files} is all that the node gives"));
     }
-    let Some(cgroup) = &plan.cgroup else {
-        warnings.push("cpu, memory and pids limits are not enforced: no delegated cgroup subtree".to_owned());
-        return Ok(warnings);
+    if plan.limits.storage_mib > 0 {
+        warnings.push(crate::node::STORAGE_IS_WATCHED.to_owned());
+    }
+    let (Some(cgroup), Some(stay)) = (&plan.cgroup, stay) else {
+        warnings.push("cpu and memory limits are not enforced: no delegated cgroup subtree".to_owned());
+        warnings.push(crate::cgroup::NPROC_INSTEAD.to_owned());
+        return warnings;
     };
-    cgroup.create()?;
-    warnings.extend(cgroup.apply(&plan.limits));
+    warnings.extend(cgroup.apply(&plan.limits, &plan.volume));
     if !cgroup.unified().is_some_and(|unified| unified.controllers().iter().any(|name| name == "memory")) {
         warnings.push("cgroup controllers are not visible inside: this node's are on cgroup v1".to_owned());
     }
-    let leaf = |kind: &HierarchyKind| match kind {
-        HierarchyKind::V1(_) => Leaf::Box,
-        HierarchyKind::V2(_) => Leaf::Keeper,
-    };
-    for refused in cgroup.enter(leaf)? {
-        warnings.push(format!(
+    warnings.extend(stay.refused().iter().map(|refused| {
+        format!(
             "cgroup {} could not be entered: the supervisor was started outside the delegated subtree",
             refused.display()
-        ));
-    }
-    Ok(warnings)
+        )
+    }));
+    warnings
 }
 
 fn message(error: &dyn std::error::Error) -> String {

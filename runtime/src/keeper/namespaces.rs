@@ -28,8 +28,6 @@ pub(crate) enum NamespaceError {
     Maps(#[from] ProtocolError),
     #[error("becoming root of the outer user namespace: {0}")]
     Root(nix::Error),
-    #[error("making the mount tree private: {0}")]
-    Private(nix::Error),
     #[error("starting the process that makes the inner namespaces: {0}")]
     Fork(nix::Error),
     #[error("making the inner user and network namespaces: {0}")]
@@ -55,8 +53,7 @@ pub(crate) fn make_outer(supervisor: &mut Connection) -> Result<(), NamespaceErr
     setresgid(gid, gid, gid).map_err(NamespaceError::Root)?;
     setresuid(uid, uid, uid).map_err(NamespaceError::Root)?;
     limits.apply();
-    let private = nix::mount::MsFlags::MS_REC | nix::mount::MsFlags::MS_PRIVATE;
-    nix::mount::mount(None::<&str>, "/", None::<&str>, private, None::<&str>).map_err(NamespaceError::Private)
+    Ok(())
 }
 
 /// The sandbox's user namespace I and its network namespace, kept alive by their descriptors.

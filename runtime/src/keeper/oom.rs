@@ -29,6 +29,8 @@ const NOTE_EVERY: Duration = Duration::from_millis(20);
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 const MAX_PROCESSES: usize = 1024;
 const MAX_SUSPECTS: usize = 16;
+/// A victim was alive this short a time before the count was seen to have risen.
+const FRESH: Duration = Duration::from_secs(2);
 
 /// What there is to tell.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,6 +61,8 @@ struct Suspect {
     pid: i32,
     score: u64,
     shown: String,
+    /// When it was last seen among the living.
+    noted: Instant,
 }
 
 impl OomWatch {
@@ -119,7 +123,8 @@ impl OomWatch {
             return None;
         }
         let until = *self.search_until.get_or_insert(now + SEARCH);
-        let found = self.suspects.iter().find(|suspect| is_dead(suspect.pid)).cloned();
+        self.suspects.retain(|suspect| now.duration_since(suspect.noted) < FRESH);
+        let found = find(&self.suspects, now < until, is_dead).cloned();
         if found.is_none() && now < until {
             return None;
         }
@@ -161,14 +166,22 @@ impl OomWatch {
         found.sort_unstable_by(|a, b| b.cmp(a));
         found.truncate(MAX_SUSPECTS);
         let known = std::mem::take(&mut self.suspects);
-        self.suspects =
-            found.into_iter().filter_map(|(score, pid)| Some(Suspect { pid, score, shown: show(pid)? })).collect();
+        let suspect = |(score, pid)| Some(Suspect { pid, score, shown: show(pid)?, noted: now });
+        self.suspects = found.into_iter().filter_map(suspect).collect();
         // One that is dying has left the cgroup already.
-        self.suspects.extend(known.into_iter().filter(|old| is_dead(old.pid)).take(MAX_SUSPECTS));
+        let left = |old: &Suspect| now.duration_since(old.noted) < FRESH && is_dead(old.pid);
+        self.suspects.extend(known.into_iter().filter(left).take(MAX_SUSPECTS));
         let mut seen = std::collections::HashSet::new();
         self.suspects.retain(|suspect| seen.insert(suspect.pid));
-        self.suspects.sort_unstable_by_key(|suspect| std::cmp::Reverse(suspect.score));
+        self.suspects.sort_by_key(|suspect| std::cmp::Reverse(suspect.score));
     }
+}
+
+/// The kernel takes the one with the highest score. That one may take a while to die; only when it has been waited for in vain
+/// can it have been another.
+fn find(suspects: &[Suspect], waiting: bool, is_dead: impl Fn(i32) -> bool) -> Option<&Suspect> {
+    let candidates = if waiting { suspects.get(..1).unwrap_or_default() } else { suspects };
+    candidates.iter().find(|suspect| is_dead(suspect.pid))
 }
 
 fn v2_events(counter: &Path) -> io::Result<OwnedFd> {
@@ -225,7 +238,8 @@ fn is_dying(stat: &str) -> bool {
 mod tests {
     use super::*;
 
-    const ALIVE: &str = "7 (a) b) S 1 7 7 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 100 4096 200 18446744073709551615 1";
+    const ALIVE: &str =
+        "7 (a) b) S 1 7 7 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 100 4096 200 18446744073709551615 1";
 
     #[test]
     fn the_dead_and_the_dying_are_told_from_the_living() {
@@ -234,6 +248,20 @@ mod tests {
         assert!(is_dying(&ALIVE.replace(" 4096 200 ", " 0 0 ")));
         assert!(!is_dying("nonsense"));
         assert!(is_dead(i32::MAX));
+    }
+
+    #[test]
+    fn the_likeliest_victim_is_waited_for() {
+        let suspect = |pid| Suspect { pid, score: 0, shown: String::new(), noted: Instant::now() };
+        let suspects = [suspect(7), suspect(8)];
+        let found = |waiting, dead: &[i32]| {
+            find(&suspects, waiting, |pid| dead.contains(&pid)).map(|suspect| suspect.pid)
+        };
+        assert_eq!(found(true, &[8]), None);
+        assert_eq!(found(true, &[7, 8]), Some(7));
+        assert_eq!(found(false, &[8]), Some(8));
+        assert_eq!(found(false, &[]), None);
+        assert_eq!(find(&[], true, |_| true), None);
     }
 
     #[test]

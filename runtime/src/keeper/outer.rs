@@ -13,19 +13,27 @@ use std::{
 use nix::mount::MsFlags;
 use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Uid, chownat, mkdirat, openat};
 
-use super::{AGENT_SOCKET, KEEPER_SOCKET};
+use super::{AGENT_SOCKET, KEEPER_LOG, KEEPER_SOCKET};
 use crate::SandboxPlan;
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum OuterError {
     #[error("opening {path}: {source}", path = path.display())]
     Open { path: PathBuf, source: io::Error },
+    #[error("writing the log {path}: {source}", path = path.display())]
+    Log { path: PathBuf, source: io::Error },
+    #[error("making the mount tree private: {0}")]
+    Private(nix::Error),
     #[error("listening on {path}: {source}", path = path.display())]
     Listen { path: PathBuf, source: io::Error },
     #[error("making {name} on the workspace's volume: {source}")]
     Volume { name: &'static str, source: io::Error },
     #[error("mounting {what}: {source}")]
     Mount { what: String, source: io::Error },
+    #[error(transparent)]
+    Target(#[from] super::targets::TargetError),
+    #[error("giving {path} to the sandbox's root: {source}", path = path.display())]
+    Give { path: PathBuf, source: io::Error },
     #[error("making {path}: {source}", path = path.display())]
     Make { path: PathBuf, source: io::Error },
 }
@@ -36,8 +44,13 @@ const PRIVATE: &str = "/tmp";
 
 /// Directories of the volume that the sandbox sees as they are, not through the overlay: an overlay's upper layer,
 /// which nested containers need, cannot itself lie on an overlay.
-const VOLUME_BINDS: [(&str, &str); 3] =
-    [("workspace", "/workspace"), ("containers", "/var/lib/containers"), ("docker", "/var/lib/docker")];
+const VOLUME_BINDS: [(&str, &str); 4] = [
+    ("workspace", "/workspace"),
+    ("containers", "/var/lib/containers"),
+    ("docker", "/var/lib/docker"),
+    // The agent puts it into the user's home, which is not known here.
+    ("user-containers", "/run/cordium/user-containers"),
+];
 
 /// Where a read-only sandbox keeps its home.
 const HOME_BIND: (&str, &str) = ("home", "/run/cordium/home-volume");
@@ -54,6 +67,22 @@ pub(crate) fn take_stdin() -> io::Result<UnixStream> {
     let stream = UnixStream::from(channel);
     stream.peer_addr()?;
     Ok(stream)
+}
+
+/// Where the keeper's own words go from now on; until then they are among the supervisor's.
+pub(crate) fn log_to(run_dir: &Path) -> Result<(), OuterError> {
+    let path = run_dir.join(KEEPER_LOG);
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    openat(CWD, &path, flags, Mode::RUSR | Mode::WUSR)
+        .and_then(rustix::stdio::dup2_stderr)
+        .map_err(|e| OuterError::Log { path, source: e.into() })
+}
+
+/// Cuts the mount tree off from the node's. Until then it follows what is mounted there, as that of a keeper which is made
+/// ahead must.
+pub(crate) fn make_private() -> Result<(), OuterError> {
+    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    nix::mount::mount(None::<&str>, "/", None::<&str>, private, None::<&str>).map_err(OuterError::Private)
 }
 
 /// Descriptors of all that the plan names, opened in the keeper's own mount namespace: an overlay refuses layers from
@@ -94,9 +123,9 @@ impl Paths {
         fd_path(self.broker.as_fd()).join(&self.broker_name)
     }
 
-    /// What stays open for the life of the sandbox: the keeper's own socket and the broker's directory.
-    pub(crate) fn keep(self) -> (UnixListener, OwnedFd) {
-        (self.keeper_listener, self.broker)
+    /// What is needed after the start: the keeper's own socket, the broker's directory and the volume.
+    pub(crate) fn keep(self) -> (UnixListener, OwnedFd, OwnedFd) {
+        (self.keeper_listener, self.broker, self.volume)
     }
 }
 
@@ -126,21 +155,33 @@ fn fd_path(fd: BorrowedFd<'_>) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
 }
 
-/// Makes the volume's directories if they are not there. They belong to the sandbox's root, which is 1 in O.
+/// The sandbox's root, as O numbers it.
+pub(super) fn root_of_inner() -> (Uid, Gid) {
+    (Uid::from_raw(1), Gid::from_raw(1))
+}
+
+/// Makes the volume's directories if they are not there. They belong to the sandbox's root.
 pub(crate) fn prepare_volume(paths: &Paths) -> Result<(), OuterError> {
-    let root = (Some(Uid::from_raw(1)), Some(Gid::from_raw(1)));
+    let (uid, gid) = root_of_inner();
     let binds = VOLUME_BINDS.iter().chain([&HOME_BIND]).map(|(name, _)| *name);
     for name in binds.chain(["upper", "work"]) {
-        let error = |e: rustix::io::Errno| OuterError::Volume { name, source: e.into() };
-        match mkdirat(&paths.volume, name, Mode::from_raw_mode(0o755)) {
-            Ok(()) if name != "work" => {
-                chownat(&paths.volume, name, root.0, root.1, AtFlags::SYMLINK_NOFOLLOW).map_err(error)?;
-            }
-            Ok(()) | Err(rustix::io::Errno::EXIST) => {}
-            Err(e) => return Err(error(e)),
-        }
+        let owner = (name != "work").then_some((uid, gid));
+        make_owned(paths.volume.as_fd(), name, owner)
+            .map_err(|e| OuterError::Volume { name, source: e.into() })?;
     }
     Ok(())
+}
+
+/// Makes a directory if it is not there, and gives it away if it is still ours: a crash may have come between the two.
+fn make_owned(volume: BorrowedFd<'_>, name: &str, owner: Option<(Uid, Gid)>) -> rustix::io::Result<()> {
+    match mkdirat(volume, name, Mode::from_raw_mode(0o755)) {
+        Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+        Err(error) => return Err(error),
+    }
+    let Some((uid, gid)) = owner else { return Ok(()) };
+    let flags = AtFlags::SYMLINK_NOFOLLOW;
+    let made_by_us = rustix::fs::statat(volume, name, flags)?.st_uid == rustix::process::geteuid().as_raw();
+    if made_by_us { chownat(volume, name, Some(uid), Some(gid), flags) } else { Ok(()) }
 }
 
 /// What `mount_root` made, below [`PRIVATE`].
@@ -167,22 +208,39 @@ pub(crate) fn mount_root(plan: &SandboxPlan, paths: &Paths) -> Result<Root, Oute
         make_dir(dir)?;
     }
     mount_overlay(paths, &root.rootfs)?;
-    let binds = bind_sources(plan, paths, &private.join("bind"))?;
+    let binds = bind_sources(plan, paths, &root.rootfs, &private.join("bind"))?;
     Ok(Root { binds, ..root })
 }
 
-/// Shows libcontainer the unified hierarchy of a hybrid host as if it were the only one, while `work` runs.
+/// Shows libcontainer the unified hierarchy as if it were the only one, while `work` runs: that of a hybrid host, or where
+/// no subtree is ours a new one, in which it may do nothing and is content with that.
 pub(crate) fn with_unified_cgroups<T>(
     unified: Option<&Path>,
     work: impl FnOnce() -> T,
 ) -> Result<T, OuterError> {
     let place = Path::new("/sys/fs/cgroup");
-    let Some(unified) = unified.filter(|mount| *mount != place) else { return Ok(work()) };
-    bind(unified, place, MsFlags::empty())?;
+    match unified {
+        Some(mount) if mount == place => return Ok(work()),
+        Some(mount) => bind(mount, place, MsFlags::empty())?,
+        None if is_unified(place) => return Ok(work()),
+        None => {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWCGROUP).map_err(|e| OuterError::Mount {
+                what: "cgroup2: making a cgroup namespace".to_owned(),
+                source: e.into(),
+            })?;
+            let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+            mount("cgroup2", place, "cgroup2", flags, "")?;
+        }
+    }
     let result = work();
     sys_mount::unmount(place, sys_mount::UnmountFlags::DETACH)
         .map_err(|source| OuterError::Mount { what: "nothing over /sys/fs/cgroup again".into(), source })?;
     Ok(result)
+}
+
+fn is_unified(place: &Path) -> bool {
+    nix::sys::statfs::statfs(place)
+        .is_ok_and(|found| found.filesystem_type() == nix::sys::statfs::CGROUP2_SUPER_MAGIC)
 }
 
 fn mount_overlay(paths: &Paths, rootfs: &Path) -> Result<(), OuterError> {
@@ -202,6 +260,7 @@ fn mount_overlay(paths: &Paths, rootfs: &Path) -> Result<(), OuterError> {
 fn bind_sources(
     plan: &SandboxPlan,
     paths: &Paths,
+    rootfs: &Path,
     dir: &Path,
 ) -> Result<Vec<(PathBuf, PathBuf)>, OuterError> {
     let read_only = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
@@ -223,10 +282,17 @@ fn bind_sources(
         add(fd_path(paths.volume.as_fd()).join(name), true, Path::new(target), MsFlags::MS_NODEV)?;
     }
     for (wanted, fd) in plan.binds.iter().zip(&paths.binds) {
-        let is_dir = rustix::fs::fstat(fd)
-            .map(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir())
+        let stat = rustix::fs::fstat(fd)
             .map_err(|e| OuterError::Open { path: wanted.source.clone(), source: e.into() })?;
-        let flags = if wanted.read_only { read_only } else { MsFlags::MS_NODEV };
+        let is_dir = rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir();
+        super::targets::check(rootfs, &wanted.target, is_dir)?;
+        if wanted.owned && stat.st_uid == 0 {
+            let (uid, gid) = root_of_inner();
+            rustix::fs::chownat(fd, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH)
+                .map_err(|e| OuterError::Give { path: wanted.source.clone(), source: e.into() })?;
+        }
+        let writable = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+        let flags = if wanted.read_only { read_only } else { writable };
         add(fd_path(fd.as_fd()), is_dir, &wanted.target, flags)?;
     }
     Ok(binds)
@@ -260,6 +326,11 @@ fn bind(source: &Path, target: &Path, flags: MsFlags) -> Result<(), OuterError> 
         None::<&str>,
     )
     .map_err(|e| OuterError::Mount { what: format!("{} with {flags:?}", what()), source: e.into() })
+}
+
+/// Covers one file with another.
+pub(crate) fn bind_file(source: &Path, target: &Path) -> Result<(), OuterError> {
+    bind(source, target, MsFlags::empty())
 }
 
 fn locked_flags(path: &Path) -> io::Result<MsFlags> {

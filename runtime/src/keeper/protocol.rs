@@ -7,10 +7,10 @@ use std::{
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::SandboxPlan;
+use crate::{SandboxPlan, Usage, cgroup::CgroupPlan};
 
 /// Lets an old keeper live under a new supervisor. Raised with every change of these messages.
-pub(crate) const PROTOCOL: u32 = 1;
+pub(crate) const PROTOCOL: u32 = 3;
 
 /// The longest message, in bytes: a plan with 128 layers needs far less.
 pub(crate) const MAX_LINE: u64 = 1 << 20;
@@ -18,8 +18,16 @@ pub(crate) const MAX_LINE: u64 = 1 << 20;
 #[derive(Debug, Serialize, Deserialize)]
 #[allow(clippy::large_enum_variant)]
 pub(crate) enum ToKeeper {
-    Start(SandboxPlan),
+    /// Make all that is the same for every workspace.
+    Prepare {
+        /// The cgroups of whatever will run in it.
+        cgroup: Option<CgroupPlan>,
+    },
     Mapped,
+    /// From here on the keeper is this workspace's.
+    Start(SandboxPlan),
+    /// Instead of a sandbox: remove what one that was killed has left below its cgroup.
+    Sweep(CgroupPlan),
     /// End every process in the sandbox now.
     Kill,
 }
@@ -28,6 +36,8 @@ pub(crate) enum ToKeeper {
 pub(crate) enum FromKeeper {
     /// The outer user namespace waits for its id maps.
     NeedMaps,
+    /// Everything that needs no plan is there.
+    Ready,
     Failed {
         message: String,
     },
@@ -35,10 +45,27 @@ pub(crate) enum FromKeeper {
     Running {
         protocol: u32,
         id: String,
+        cgroup: Option<CgroupPlan>,
         warnings: Vec<String>,
         /// Name and microseconds of each step of the start; empty on a later connection.
         steps: Vec<(String, u64)>,
     },
+    /// The kernel has ended processes in the sandbox for want of memory: how many since its start, and the last one.
+    OomKill {
+        kills: u64,
+        victim: Option<String>,
+    },
+    /// What the workspace's files take, measured just now.
+    Storage {
+        usage: Usage,
+        warning: Option<String>,
+    },
+    /// The sandbox is being ended because of what its files take.
+    StorageExceeded {
+        message: String,
+    },
+    /// Something is not as it should be, in words.
+    Warning(String),
     /// PID 1 has ended; the keeper ends too.
     Exited {
         code: Option<i32>,

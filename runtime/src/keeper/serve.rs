@@ -21,6 +21,7 @@ use super::{
     agent_log::AgentLog,
     inner::Init,
     protocol::{Connection, FromKeeper, PROTOCOL, ToKeeper},
+    warden::Warden,
 };
 use crate::{SandboxPlan, cgroup, gateway::Listeners};
 
@@ -56,6 +57,7 @@ pub(crate) struct Running {
     pub(crate) egress: Egress,
     pub(crate) registered: Registered,
     pub(crate) listener: UnixListener,
+    pub(crate) warden: Warden,
     /// `egress.socket` is a path through this descriptor.
     pub(crate) _broker_dir: OwnedFd,
 }
@@ -63,14 +65,22 @@ pub(crate) struct Running {
 /// Serves until PID 1 has ended, tells everyone who is connected, and returns.
 pub(crate) fn serve(running: Running, supervisor: Connection) -> io::Result<()> {
     running.listener.set_nonblocking(true)?;
-    let Running { plan, warnings, init, egress, registered, listener, _broker_dir } = running;
+    let Running { plan, warnings, init, egress, registered, listener, warden, _broker_dir } = running;
     let mut keeper = Keeper {
-        hello: FromKeeper::Running { protocol: PROTOCOL, id: plan.id.clone(), warnings, steps: Vec::new() },
+        hello: FromKeeper::Running {
+            protocol: PROTOCOL,
+            id: plan.id.clone(),
+            cgroup: plan.cgroup.clone(),
+            warnings,
+            steps: Vec::new(),
+        },
         plan,
         connections: vec![supervisor],
         log: Some(AgentLog::new(init.log)?),
         registered: Some(registered),
         retry_at: None,
+        warden: Some(warden),
+        told: [None, None],
         egress,
         listener,
         pidfd: init.pidfd,
@@ -96,6 +106,9 @@ struct Keeper {
     egress: Egress,
     registered: Option<Registered>,
     retry_at: Option<Instant>,
+    warden: Option<Warden>,
+    /// The newest about memory and about storage, for a supervisor that connects later.
+    told: [Option<FromKeeper>; 2],
     listener: UnixListener,
     pidfd: OwnedFd,
 }
@@ -108,6 +121,7 @@ impl Keeper {
             fds.extend(self.connections.iter().map(|connection| watch(connection.stream().as_fd())));
             fds.extend(self.log.iter().map(|log| watch(log.as_fd())));
             fds.extend(self.registered.iter().map(|registered| watch(registered.as_fd())));
+            fds.extend(self.warden.iter().map(|warden| watch(warden.as_fd())));
             match poll(&mut fds, self.timeout()) {
                 Ok(_) => {}
                 Err(nix::Error::EINTR) => return Ok(false),
@@ -122,11 +136,15 @@ impl Keeper {
         let heard: Vec<bool> = self.connections.iter().map(|_| next()).collect();
         let logged = self.log.is_some() && next();
         let broker_gone = self.registered.is_some() && next();
+        let warned = self.warden.is_some() && next();
         if logged && !self.log.as_mut().is_some_and(|log| log.copy(&mut io::stderr())) {
             self.log = None;
         }
         if exited {
             return Ok(true);
+        }
+        if warned {
+            self.hear_warden();
         }
         self.answer(&heard);
         if accept {
@@ -161,11 +179,36 @@ impl Keeper {
         }
     }
 
+    /// Passes on what the warden has found, and does what must be done at once.
+    fn hear_warden(&mut self) {
+        let Some(warden) = &mut self.warden else { return };
+        let message = warden.receive().unwrap_or_else(|error| {
+            tracing::error!(%error, "the warden is gone");
+            self.warden = None;
+            FromKeeper::Warning("memory and storage of this run are not watched any more".to_owned())
+        });
+        match &message {
+            FromKeeper::OomKill { .. } => self.told[0] = Some(message.clone()),
+            FromKeeper::Storage { .. } => self.told[1] = Some(message.clone()),
+            FromKeeper::StorageExceeded { message } => {
+                tracing::warn!(message, "the sandbox is ended");
+                self.kill();
+            }
+            FromKeeper::Warning(_) => {}
+            other => {
+                tracing::error!(?other, "the warden said what it has no say in");
+                return;
+            }
+        }
+        self.connections.retain_mut(|connection| connection.send(&message).is_ok());
+    }
+
     fn accept(&mut self) {
         let Ok((stream, _)) = self.listener.accept() else { return };
         if self.connections.len() < MAX_CONNECTIONS
             && let Some(mut connection) = greet(stream)
             && connection.send(&self.hello).is_ok()
+            && self.told.iter().flatten().all(|message| connection.send(message).is_ok())
         {
             self.connections.push(connection);
         }

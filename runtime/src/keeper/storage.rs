@@ -268,9 +268,8 @@ fn verdict(
     let takes_bytes = grown.bytes > part(room.reserve.bytes, room.free.bytes);
     let takes_inodes = grown.inodes > part(room.reserve.inodes, room.free.inodes);
     let bytes_are_short = room.free.bytes < room.reserve.bytes;
-    ((bytes_are_short && takes_bytes) || (!bytes_are_short && takes_inodes)).then(|| {
-        format!("{shortage}; this workspace took {} MiB of it most lately", mib(grown.bytes))
-    })
+    ((bytes_are_short && takes_bytes) || (!bytes_are_short && takes_inodes))
+        .then(|| format!("{shortage}; this workspace took {} MiB of it most lately", mib(grown.bytes)))
 }
 
 fn used_up(usage: &Usage, limit: &Usage) -> String {
@@ -344,7 +343,9 @@ mod tests {
         let at = |now: Usage| verdict(&Coverage::Whole, &now, &begun, &limit, &ceiling, &plenty());
         assert_eq!(at(usage(96, 10)), None);
         assert!(at(usage(97, 10)).is_some());
-        assert!(warning(&Coverage::Whole, &begun, &limit).is_some_and(|text| text.contains("over its limit")));
+        assert!(
+            warning(&Coverage::Whole, &begun, &limit).is_some_and(|text| text.contains("over its limit"))
+        );
     }
 
     #[test]
@@ -366,9 +367,7 @@ mod tests {
         let start = Instant::now();
         let last =
             Last { usage: usage(20, 10), room: plenty(), ended: start, took: Duration::from_millis(10) };
-        let due = |after: u64, room: Room| {
-            is_due(start + Duration::from_millis(after), &room, &last, &limit)
-        };
+        let due = |after: u64, room: Room| is_due(start + Duration::from_millis(after), &room, &last, &limit);
         assert!(!due(10_000, plenty()), "nothing was written anywhere");
         assert!(!due(100, room(PLENTY.0 - 90, PLENTY.1)), "the walker rests");
         assert!(due(300, room(PLENTY.0 - 41, PLENTY.1)), "half of what was left");

@@ -36,10 +36,7 @@ pub(crate) struct Warden {
 
 impl Warden {
     /// To be called while the process has one thread and all its capabilities.
-    pub(super) fn start(
-        plan: &SandboxPlan,
-        volume: OwnedFd,
-    ) -> io::Result<Self> {
+    pub(super) fn start(plan: &SandboxPlan, volume: OwnedFd) -> io::Result<Self> {
         let (ours, theirs) = UnixStream::pair()?;
         let keeper = nix::unistd::getpid();
         sys::fork_child(move || match work(plan, volume, theirs.into(), keeper) {
@@ -61,12 +58,7 @@ impl Warden {
     }
 }
 
-fn work(
-    plan: &SandboxPlan,
-    volume: OwnedFd,
-    to_keeper: OwnedFd,
-    keeper: Pid,
-) -> io::Result<()> {
+fn work(plan: &SandboxPlan, volume: OwnedFd, to_keeper: OwnedFd, keeper: Pid) -> io::Result<()> {
     sys::die_with_parent()?;
     // It may have ended before that was asked for.
     if nix::unistd::getppid() != keeper {
@@ -103,11 +95,7 @@ struct Ready {
     oom: bool,
 }
 
-fn wait(
-    oom: Option<&OomWatch>,
-    storage: Option<&StorageWatch>,
-    keeper: &UnixStream,
-) -> io::Result<Ready> {
+fn wait(oom: Option<&OomWatch>, storage: Option<&StorageWatch>, keeper: &UnixStream) -> io::Result<Ready> {
     let watch = |fd| PollFd::new(fd, PollFlags::POLLIN);
     let walk = storage.and_then(StorageWatch::fd);
     let mut fds = vec![watch(keeper.as_fd())];

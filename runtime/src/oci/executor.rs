@@ -1,6 +1,6 @@
 //! The last steps inside the container, which libcontainer leaves to its caller: seccomp, then `execve`.
 
-use std::ffi::CString;
+use std::{ffi::CString, os::fd::OwnedFd, sync::Arc};
 
 use caps::{CapSet, Capability};
 use libcontainer::workload::{Executor, ExecutorError, ExecutorValidationError};
@@ -15,11 +15,13 @@ pub struct AgentExecutor {
     filters: Vec<BpfProgram>,
     /// What the agent must not keep although loading the filters needed it.
     drop: Vec<Capability>,
+    /// The process that the sandbox must not outlive.
+    keeper: Arc<OwnedFd>,
 }
 
 impl AgentExecutor {
-    pub fn new(filters: Vec<BpfProgram>, drop: Vec<Capability>) -> Self {
-        Self { filters, drop }
+    pub fn new(filters: Vec<BpfProgram>, drop: Vec<Capability>, keeper: OwnedFd) -> Self {
+        Self { filters, drop, keeper: Arc::new(keeper) }
     }
 
     fn drop_capabilities(&self) -> Result<(), caps::errors::CapsError> {
@@ -58,12 +60,17 @@ impl Executor for AgentExecutor {
     }
 
     /// Called in the container's init, with the agent's credentials, before it waits to be started: from then on a
-    /// keeper that is killed takes it along. Later would be too late, since nobody would ever end that wait.
+    /// keeper that is killed takes it along. Later would be too late, since nobody would ever end that wait; one that was
+    /// killed before cannot send the signal any more.
     fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
-        sys::die_with_parent().map_err(|e| {
-            let message = format!("binding the sandbox's life to its keeper: {e}");
+        let failed = |cause: String| {
+            let message = format!("binding the sandbox's life to its keeper: {cause}");
             ExecutorValidationError::ArgValidationError(message)
-        })?;
+        };
+        sys::die_with_parent().map_err(|e| failed(e.to_string()))?;
+        if has_ended(&self.keeper).map_err(|e| failed(e.to_string()))? {
+            return Err(failed("it is gone already".to_owned()));
+        }
         let has_args = spec
             .process()
             .as_ref()
@@ -77,6 +84,40 @@ impl Executor for AgentExecutor {
     }
 }
 
+/// A pidfd becomes readable when its process has ended.
+fn has_ended(process: &OwnedFd) -> rustix::io::Result<bool> {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+    loop {
+        match poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&at_once)) {
+            Err(rustix::io::Errno::INTR) => {}
+            ready => return ready.map(|count| count > 0),
+        }
+    }
+}
+
 fn c_string(text: &str) -> Result<CString, ExecutorError> {
     CString::new(text).map_err(|_| ExecutorError::InvalidArg)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::disallowed_methods)]
+mod tests {
+    use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+    use super::*;
+
+    #[test]
+    fn a_keeper_that_is_gone_is_found_out() {
+        let mut child = std::process::Command::new("/bin/cat")
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).unwrap();
+        assert!(!has_ended(&pidfd).unwrap());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(has_ended(&pidfd).unwrap());
+    }
 }

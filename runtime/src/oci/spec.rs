@@ -12,7 +12,7 @@ use oci_spec::{
     OciSpecError,
     runtime::{
         Capability, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxNamespace, LinuxNamespaceBuilder,
-        LinuxNamespaceType, Mount, MountBuilder, PosixRlimitBuilder, PosixRlimitType, ProcessBuilder,
+        LinuxNamespaceType, Mount, MountBuilder, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, ProcessBuilder,
         RootBuilder, Spec, SpecBuilder, UserBuilder,
     },
 };
@@ -65,13 +65,7 @@ pub fn build(plan: &SandboxPlan, paths: &InnerPaths) -> Result<Spec, SpecError> 
         .env(env)
         .cwd("/")
         .capabilities(capabilities(&plan.capabilities)?)
-        .rlimits(vec![
-            PosixRlimitBuilder::default()
-                .typ(PosixRlimitType::RlimitNofile)
-                .soft(nofile())
-                .hard(nofile())
-                .build()?,
-        ])
+        .rlimits(rlimits(plan)?)
         .no_new_privileges(false)
         .build()?;
     let linux = LinuxBuilder::default()
@@ -91,8 +85,28 @@ pub fn build(plan: &SandboxPlan, paths: &InnerPaths) -> Result<Spec, SpecError> 
         .build()?)
 }
 
-/// The most open files that we may promise: what the keeper itself was given.
-fn nofile() -> u64 {
+/// Without a pids cgroup the number of processes is bounded for each user inside, by what every process inherits and none
+/// may raise.
+fn rlimits(plan: &SandboxPlan) -> Result<Vec<PosixRlimit>, OciSpecError> {
+    let limit = |typ, value| PosixRlimitBuilder::default().typ(typ).soft(value).hard(value).build();
+    let mut limits = vec![limit(PosixRlimitType::RlimitNofile, nofile(plan.limits.open_files))?];
+    let has_pids = plan.cgroup.as_ref().is_some_and(|cgroup| cgroup.has_controller("pids"));
+    if plan.limits.pids != 0 && !has_pids {
+        let given = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NPROC)
+            .map_or(u64::MAX, |(_, hard)| hard);
+        limits.push(limit(PosixRlimitType::RlimitNproc, plan.limits.pids.min(given))?);
+    }
+    Ok(limits)
+}
+
+/// As many open files as the plan wants, but not more than we may promise: what the keeper itself was given.
+fn nofile(wanted: u64) -> u64 {
+    let given = nofile_given();
+    if wanted == 0 { given } else { wanted.min(given) }
+}
+
+/// The most open files that a process of the sandbox can have.
+pub fn nofile_given() -> u64 {
     nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).map_or(1024, |(_, hard)| hard)
 }
 
@@ -161,8 +175,10 @@ fn mounts(paths: &InnerPaths) -> Result<Vec<Mount>, OciSpecError> {
         mounts.push(fs("/sys/fs/cgroup", "cgroup", &["nosuid", "nodev", "noexec"])?);
     }
     // Ours come last: a tenant that has made `/run` a link into the volume must not get a later mount over the agent.
-    let (ours, theirs): (Vec<_>, Vec<_>) =
+    let (ours, mut theirs): (Vec<_>, Vec<_>) =
         paths.binds.iter().partition(|(_, target)| target.starts_with(OWN_DIR));
+    // Outer ones first, or they would hide those within.
+    theirs.sort_by_key(|(_, target)| target.components().count());
     for (source, target) in theirs {
         mounts.push(mount(target, "bind", source, &["bind"])?);
     }
@@ -211,6 +227,32 @@ mod tests {
     }
 
     #[test]
+    fn limits_of_processes_are_the_plans_where_no_cgroup_has_them() {
+        let asked = |plan: &crate::SandboxPlan| {
+            let limits = rlimits(plan).unwrap();
+            let found = |typ| limits.iter().find(|limit| limit.typ() == typ).map(|limit| limit.hard());
+            (found(PosixRlimitType::RlimitNofile), found(PosixRlimitType::RlimitNproc))
+        };
+        let mut plan = plan();
+        plan.limits.open_files = 256;
+        plan.limits.pids = 20;
+        assert_eq!(asked(&plan), (Some(256), Some(20)));
+        plan.limits.open_files = u64::MAX;
+        assert_eq!(asked(&plan).0, Some(nofile_given()));
+        let hierarchy = crate::cgroup::Hierarchy {
+            kind: crate::cgroup::HierarchyKind::V1(vec!["pids".into()]),
+            mount: "/c".into(),
+            base: "/c".into(),
+        };
+        plan.cgroup = Some(crate::cgroup::CgroupPlan {
+            id: "x".into(),
+            hierarchies: vec![hierarchy],
+            unified_mount: None,
+        });
+        assert_eq!(asked(&plan).1, None);
+    }
+
+    #[test]
     fn the_spec_survives_a_round_trip() {
         let spec = build(&plan(), &paths()).unwrap();
         let again: Spec = serde_json::from_str(&serde_json::to_string(&spec).unwrap()).unwrap();
@@ -223,6 +265,15 @@ mod tests {
         let position =
             |target: &str| mounts.iter().position(|m| m.destination() == Path::new(target)).unwrap();
         assert!(position("/dev") < position("/dev/pts"));
+    }
+
+    #[test]
+    fn a_bind_does_not_hide_one_within_it() {
+        let binds = ["/a/b/c", "/a", "/a/b"].map(|target| ("/tmp/bind/x".into(), target.into())).to_vec();
+        let mounts = mounts(&InnerPaths { binds, ..paths() }).unwrap();
+        let targets: Vec<_> = mounts.iter().map(|m| m.destination().display().to_string()).collect();
+        let own: Vec<_> = targets.iter().filter(|target| target.starts_with("/a")).collect();
+        assert_eq!(own, ["/a", "/a/b", "/a/b/c"]);
     }
 
     #[test]
