@@ -44,6 +44,7 @@ fn main() -> ExitCode {
         .case("update_changes_limits", update_changes_limits)
         .case("bad_input_leaves_nothing", bad_input_leaves_nothing)
         .case("the_program_itself_cannot_be_overwritten", the_program_itself_cannot_be_overwritten)
+        .case("a_hook_that_fails_late_is_a_warning", a_hook_that_fails_late_is_a_warning)
         .case("features_are_told", features_are_told)
         .case("podman_drives_it", podman_drives_it)
         .run(|| async {
@@ -399,6 +400,23 @@ async fn the_program_itself_cannot_be_overwritten(s: Arc<Shared>) -> Result<()> 
     ok(s.oci(&["start", "overwrite"]))?;
     let said = ok(c.exec(&["/proc/self/exe", "--version"]))?;
     ensure!(said.starts_with("cordium-oci"), "the link did not lead to our program: {said}");
+    Ok(())
+}
+
+async fn a_hook_that_fails_late_is_a_warning(s: Arc<Shared>) -> Result<()> {
+    let bundle = s.bundle("hooks", |spec| {
+        let gone = json!([{"path": "/no/such/program"}]);
+        spec["hooks"] = json!({"poststart": gone, "poststop": gone});
+    })?;
+    ok(s.oci(&["create", "-b", text(&bundle)?, "hooks"]))?;
+    let started = s.oci(&["start", "hooks"])?;
+    ensure!(String::from_utf8_lossy(&started.stderr).contains("poststart"), "no warning: {started:?}");
+    ok(Ok(started))?;
+    ensure_eq!(s.state("hooks")?["status"], "running");
+    let deleted = s.oci(&["delete", "--force", "hooks"])?;
+    ensure!(String::from_utf8_lossy(&deleted.stderr).contains("poststop"), "no warning: {deleted:?}");
+    ok(Ok(deleted))?;
+    ensure!(failure(s.oci(&["state", "hooks"]))?.contains("does not exist"), "is still there");
     Ok(())
 }
 

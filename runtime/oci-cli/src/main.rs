@@ -13,6 +13,9 @@ use clap::Parser;
 
 fn main() -> ExitCode {
     let args = args::Args::parse();
+    let warnings = tracing_subscriber::fmt().with_writer(std::io::stderr).without_time().with_target(false);
+    // libcontainer tells of its errors twice.
+    warnings.with_env_filter("error,cordium_runtime=warn,libcontainer=off,libcgroups=off").init();
     let log = args.log.clone().map(|path| failure_log::FailureLog::new(path, args.log_format));
     let sealed = if args.command.enters_a_container() { sealed::ensure() } else { Ok(()) };
     match sealed.and_then(|()| commands::run(args)) {

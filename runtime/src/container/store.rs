@@ -8,7 +8,10 @@ use std::{
 };
 
 use libcgroups::common::{CgroupConfig, CgroupManager, ControllerOpt, create_cgroup_manager};
-use libcontainer::container::{Container, ContainerStatus};
+use libcontainer::{
+    container::{Container, ContainerStatus},
+    error::LibcontainerError,
+};
 use nix::{sys::signal::Signal, unistd::Pid};
 use oci_spec::runtime::LinuxResources;
 use serde::Serialize;
@@ -131,7 +134,14 @@ impl OpenContainer {
     pub fn start(&mut self) -> Result<(), ContainerError> {
         self.need("start", "created", &[ContainerStatus::Created])?;
         let id = self.id();
-        self.inner.start().map_err(|e| ContainerError::Start { id, reason: chain(&e) })
+        match self.inner.start() {
+            // It runs already.
+            Err(error @ LibcontainerError::Hook(_)) => {
+                tracing::warn!("container {id:?}: a poststart hook failed: {}", chain(&error));
+                Ok(())
+            }
+            started => started.map_err(|e| ContainerError::Start { id, reason: chain(&e) }),
+        }
     }
 
     /// Sends a signal to the container's init, or to every process in it.
@@ -196,7 +206,14 @@ impl OpenContainer {
         } else if !force {
             self.need_stopped()?;
         }
-        self.inner.delete(force).map_err(|e| fail(&e))
+        match self.inner.delete(force) {
+            // They are run last; what is left is the state.
+            Err(error @ LibcontainerError::Hook(_)) => {
+                tracing::warn!("container {:?}: a poststop hook failed: {}", self.id(), chain(&error));
+                fs::remove_dir_all(&self.inner.root).map_err(|e| fail(&e))
+            }
+            deleted => deleted.map_err(|e| fail(&e)),
+        }
     }
 
     fn need_stopped(&self) -> Result<(), ContainerError> {
