@@ -50,7 +50,7 @@ pub struct Global {
 pub enum Command {
     /// Create a workspace if need be, start it, and run a command or open a terminal in it
     Run(cmd::run::Args),
-    /// Create a workspace, space, template or secret
+    /// Create a workspace, space, template, secret or volume
     Create(cmd::create::Args),
     /// Create or update what a YAML file describes
     Apply(cmd::apply::Args),
@@ -58,10 +58,10 @@ pub enum Command {
     Start(cmd::start::Args),
     /// Stop a workspace
     Stop(cmd::stop::Args),
-    /// Delete workspaces, spaces, templates or secrets
+    /// Delete workspaces, spaces, templates, secrets or volumes
     #[command(alias = "rm")]
     Delete(cmd::delete::Args),
-    /// Show workspaces, spaces, templates or secrets
+    /// Show workspaces, spaces, templates, secrets or volumes
     #[command(alias = "ls")]
     Get(cmd::get::Args),
     /// Run a command in a running workspace
@@ -76,6 +76,9 @@ pub enum Command {
     /// List, pull and remove images of this node
     #[command(visible_alias = "images")]
     Image(cmd::image::Args),
+    /// Create, list and delete volumes, whose data outlives workspaces
+    #[command(visible_aliases = ["volumes", "vol"])]
+    Volume(cmd::volume::Args),
     /// Check what this machine offers, with the fix for what is missing
     Doctor(cmd::doctor::Args),
     /// Prepare this machine for an ordinary user (once, as root)
@@ -128,6 +131,10 @@ mod tests {
             &["cordium", "term", "x"],
             &["cordium", "delete", "secrets", "a", "b"],
             &["cordium", "image", "ls"],
+            &["cordium", "vol", "ls", "-o", "yaml"],
+            &["cordium", "create", "vol", "x", "--size", "1G", "--shared"],
+            &["cordium", "get", "volumes", "x"],
+            &["cordium", "run", "x", "--volume", "data:/data:ro"],
         ] {
             Cli::try_parse_from(words).unwrap();
         }

@@ -18,6 +18,8 @@ pub struct Config {
     pub max_workspaces: u64,
     /// Workspaces that may run at the same time.
     pub max_active: u64,
+    /// Volumes that may exist in one space.
+    pub max_volumes_per_space: u64,
     /// How often a node is asked for its state, besides listening to its stream.
     pub poll: Duration,
     /// Waiting between attempts to reach a node: first, and at most.
@@ -33,6 +35,7 @@ impl Config {
             overcommit: Overcommit { cpu: 8.0, memory: 1.0 },
             max_workspaces: 1000,
             max_active: 128,
+            max_volumes_per_space: 100,
             poll: Duration::from_secs(5),
             backoff: (Duration::from_millis(100), Duration::from_secs(5)),
         }

@@ -8,10 +8,12 @@ use rusqlite::Connection;
 use serde::Serialize;
 
 use crate::{
+    control::volumes,
     error::ApiError,
     names::Target,
     store::{
         records::{self, Record},
+        volumes::Volume,
         workspaces::Workspace,
     },
 };
@@ -23,9 +25,12 @@ pub fn canonical(kind: Kind, text: &str) -> Result<String, ApiError> {
         Kind::Space => to_json(&cordium_spec::parse_space_json(text)?),
         Kind::Template => to_json(&cordium_spec::parse_template_json(text)?),
         Kind::Workspace => to_json(&cordium_spec::parse_workspace_json(text)?),
+        Kind::Volume => to_json(&cordium_spec::parse_volume_json(text)?),
         Kind::Secret if text == "{}" => Ok(text.to_owned()),
         Kind::Secret => Err(ApiError::invalid("spec_json: a secret has no spec; give secret_data")),
-        Kind::Unset => Err(ApiError::invalid("kind: was unset; allowed: space, template, workspace, secret")),
+        Kind::Unset => {
+            Err(ApiError::invalid("kind: was unset; allowed: space, template, workspace, secret, volume"))
+        }
     }
 }
 
@@ -35,6 +40,8 @@ pub struct Resolved {
     pub limit: Limit,
     pub secrets: BTreeSet<String>,
     pub applications: BTreeSet<String>,
+    /// Each once.
+    pub volumes: Vec<Volume>,
 }
 
 pub fn resolve(
@@ -45,23 +52,25 @@ pub fn resolve(
     let space = records::space(conn, &ws.record.space)?;
     let named = Target::Named { space: ws.record.space.clone(), name: ws.template.clone() };
     let template = records::get(conn, Kind::Template, &named)?;
-    let spec = cordium_spec::resolve(
+    let mut spec = cordium_spec::resolve(
         &cordium_spec::parse_template_json(&template.spec)?,
         &cordium_spec::parse_workspace_json(&ws.record.spec)?,
         &cordium_spec::parse_space_json(&space.spec)?,
         vars,
         &LimitDefaults::default(),
     )?;
+    let volumes = volumes::resolve(conn, &ws.record.space, &mut spec)?;
     Ok(Resolved {
         json: to_json(&spec)?,
         limit: limit(&spec),
         secrets: cordium_spec::secret_names(&spec),
         applications: spec.applications.iter().map(|a| a.name.clone()).collect(),
+        volumes,
     })
 }
 
-/// As [`resolve`], before a start: `None` when only the start's vars can complete the spec. The secrets that the
-/// spec itself names are checked even then.
+/// As [`resolve`], before a start: `None` when only the start's vars can complete the spec. The secrets and
+/// volumes that the spec itself names are checked even then.
 pub fn resolve_ahead(
     conn: &Connection,
     ws: &Workspace,
@@ -70,7 +79,8 @@ pub fn resolve_ahead(
     match resolve(conn, ws, vars) {
         Ok(resolved) => Ok(Some(resolved)),
         Err(ApiError::Spec(error)) if error.wants_vars() => {
-            let own = cordium_spec::parse_workspace_json(&ws.record.spec)?;
+            let mut own = cordium_spec::parse_workspace_json(&ws.record.spec)?;
+            volumes::resolve(conn, &ws.record.space, &mut own)?;
             find_secrets(conn, &ws.record.space, &cordium_spec::secret_names(&own))?;
             Ok(None)
         }

@@ -7,7 +7,9 @@ use std::{
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{images::Images, phases::Ring, runtime::SandboxRuntime, store::Store, timeouts::Timeouts};
+use crate::{
+    images::Images, phases::Ring, runtime::SandboxRuntime, store::Store, timeouts::Timeouts, volumes::Volumes,
+};
 
 /// Where things lie on disk.
 #[derive(Debug, Clone)]
@@ -37,6 +39,11 @@ impl Dirs {
     /// The sockets of its run.
     pub fn sandbox(&self, uid: &str) -> PathBuf {
         self.run.join("ws").join(uid)
+    }
+
+    /// The node's volumes.
+    pub fn volumes(&self) -> PathBuf {
+        self.state.join("volumes")
     }
 
     /// Where the broker takes registrations.
@@ -72,6 +79,8 @@ pub struct Context {
     pub images: Arc<dyn Images>,
     /// What makes sandboxes.
     pub runtime: Arc<dyn SandboxRuntime>,
+    /// What outlives workspaces.
+    pub volumes: Volumes,
     /// Bounds.
     pub timeouts: Timeouts,
     /// What sandboxes get.

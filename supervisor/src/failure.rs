@@ -2,7 +2,7 @@
 
 use cordium_proto::v1::{
     Failure,
-    failure::{Type, Unit},
+    failure::{NamedFailure, Type, Unit},
 };
 
 /// The longest message that goes into a phase event.
@@ -13,6 +13,12 @@ const NAME_CHARS: usize = 256;
 /// A failure of one of the plain types.
 pub fn failure(make: fn(Unit) -> Type, message: impl Into<String>) -> Failure {
     Failure { message: bounded(message.into()), r#type: Some(make(Unit {})) }
+}
+
+/// A failure that one volume is to blame for.
+pub fn volume_failure(name: &str, message: impl Into<String>) -> Failure {
+    let named = NamedFailure { name: short(name) };
+    Failure { message: bounded(message.into()), r#type: Some(Type::Volume(named)) }
 }
 
 /// A failure that came from the agent, made fit to be stored.

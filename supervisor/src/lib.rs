@@ -24,5 +24,6 @@ pub mod serve;
 pub mod store;
 pub mod stored_images;
 pub mod timeouts;
+pub mod volumes;
 pub mod workspace;
 pub mod workspaces;

@@ -26,6 +26,7 @@ use crate::{
     store::Store,
     stored_images::StoredImages,
     timeouts::Timeouts,
+    volumes::Volumes,
     workspaces::Workspaces,
 };
 
@@ -51,6 +52,8 @@ pub async fn serve(options: ServeOptions) -> Result<()> {
     let held = dirs::hold(&dirs)?;
     let context = assemble(&options, &config, dirs, shutdown.clone()).await?;
     let workspaces = Arc::new(Workspaces::open(context.clone())?);
+    let sweeping = context.clone();
+    context.tasks.spawn(async move { sweeping.volumes.sweep().await });
 
     let mut servers = JoinSet::new();
     let scheduler = start_servers(&mut servers, &options, &config, &context, &workspaces).await?;
@@ -132,13 +135,16 @@ async fn assemble(
     for warning in node.warnings() {
         tracing::warn!(warning, "this node");
     }
+    let runtime = Arc::new(NodeRuntime { node, images: images.clone() });
+    let volumes = Volumes::new(dirs.volumes(), runtime.clone());
     Ok(Arc::new(Context {
         name: options.name(),
         dirs,
         store: Arc::new(store),
         ring,
-        images: Arc::new(StoredImages(images.clone())),
-        runtime: Arc::new(NodeRuntime { node, images }),
+        images: Arc::new(StoredImages(images)),
+        runtime,
+        volumes,
         timeouts: Timeouts::default(),
         sandbox,
         shutdown,

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use cordium_proto::v1::{Limit, StoppingReason};
+use cordium_proto::v1::{Limit, StoppingReason, WorkspaceState};
 use tokio::sync::oneshot;
 
 use crate::{
@@ -13,6 +13,7 @@ use crate::{
     plan::RunPlan,
     request_error::RequestError,
     store::{Record, StoreError},
+    volumes,
     workspace::{Handle, Reply, Request, View},
 };
 
@@ -25,10 +26,11 @@ pub struct Workspaces {
 impl Workspaces {
     /// Reads the records and starts an owner for each; those whose run was under way take it over.
     pub fn open(context: Arc<Context>) -> Result<Self, StoreError> {
-        let owners = context
-            .store
-            .reader()
-            .records()?
+        let records = context.store.reader().records()?;
+        for record in records.iter().filter(|record| record.state() != WorkspaceState::Stopped) {
+            context.volumes.adopt(record.uid(), volumes::named_in(&record.spec_json));
+        }
+        let owners = records
             .into_iter()
             .map(|record| (record.uid().to_owned(), Handle::spawn(context.clone(), record)))
             .collect();

@@ -14,14 +14,14 @@ use crate::{
     },
 };
 
-/// Documents of any kind in any order; spaces are made first, then templates, then workspaces. All are checked before
+/// Documents of any kind in any order; spaces are made first, then volumes, templates and workspaces. All are checked before
 /// the first is sent.
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// YAML or JSON file, may be given several times (`-` reads standard input)
     #[arg(short = 'f', long, value_name = "FILE", required = true)]
     pub file: Vec<PathBuf>,
-    /// The space in which templates and workspaces lie [default: default]
+    /// The space in which volumes, templates and workspaces lie [default: default]
     #[arg(long, value_name = "SPACE", default_value = "", hide_default_value = true)]
     pub space: String,
     /// The template that new workspaces begin with [default: the space's `default`]
@@ -47,8 +47,9 @@ pub fn in_order(docs: &mut [Doc]) {
     docs.sort_by_key(|doc| match doc.kind {
         Kind::Space => 0,
         Kind::Secret => 1,
-        Kind::Template => 2,
-        Kind::Workspace => 3,
+        Kind::Volume => 2,
+        Kind::Template => 3,
+        Kind::Workspace => 4,
     });
 }
 

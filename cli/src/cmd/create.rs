@@ -2,7 +2,7 @@
 
 use cordium_proto::v1::{CreateRequest, Kind as Proto, Resource};
 
-use super::{Outcome, resource, secret_input, start};
+use super::{Outcome, resource, secret_input, start, volume};
 use crate::{
     args::Global,
     client::{Client, Start},
@@ -27,7 +27,7 @@ enum What {
     /// A workspace; without a name it is given one
     #[command(visible_alias = "ws", alias = "workspaces")]
     Workspace(Workspace),
-    /// A space, in which templates, workspaces and secrets lie
+    /// A space, in which templates, workspaces, secrets and volumes lie
     #[command(alias = "spaces")]
     Space(Plain),
     /// A template that workspaces begin with
@@ -36,6 +36,9 @@ enum What {
     /// A secret, which workspaces name with fromSecret
     #[command(alias = "secrets")]
     Secret(Secret),
+    /// A volume, whose data outlives the workspaces that mount it
+    #[command(visible_alias = "vol", alias = "volumes")]
+    Volume(volume::Create),
 }
 
 #[derive(clap::Args, Debug, Default)]
@@ -133,6 +136,7 @@ pub async fn run(global: &Global, args: Args) -> Outcome {
             show(&resource::create(&client, &doc, "", "", false).await?, args.out)
         }
         What::Secret(args) => secret(global, args).await,
+        What::Volume(args) => volume::create(global, args).await,
     }
 }
 
@@ -179,7 +183,7 @@ async fn secret(global: &Global, args: Secret) -> Outcome {
     show(&created, args.out)
 }
 
-fn title(doc: &mut Doc, title: String) {
+pub fn title(doc: &mut Doc, title: String) {
     if !title.is_empty() {
         doc.display_name = title;
     }
@@ -215,7 +219,7 @@ pub fn document(kind: Kind, name: Option<String>, flags: &SpecFlags, with_vars: 
     doc.checked()
 }
 
-fn show(created: &Resource, out: Option<Structured>) -> Outcome {
+pub fn show(created: &Resource, out: Option<Structured>) -> Outcome {
     match out {
         Some(format) => output::print(&format.render(&json::resource(created))?),
         None => {

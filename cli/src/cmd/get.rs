@@ -91,6 +91,7 @@ fn rows(kind: Kind, items: &[Resource], wide: bool, now: Timestamp) -> String {
         Kind::Space => header.extend(["DISPLAY NAME", "AGE"]),
         Kind::Template => header.extend(["SPACE", "IMAGE", "AGE"]),
         Kind::Secret => header.extend(["SPACE", "AGE"]),
+        Kind::Volume => header.extend(["STATE", "SIZE", "ACCESS", "NODE", "MOUNTED BY", "SPACE", "AGE"]),
     }
     if wide && kind != Kind::Workspace {
         header.push("UID");
@@ -132,6 +133,19 @@ fn row(kind: Kind, r: &Resource, wide: bool, now: Timestamp) -> Vec<String> {
         Kind::Space => row.extend([text::one_line(&meta.display_name), age]),
         Kind::Template => row.extend([r.space.clone(), image(&spec), age]),
         Kind::Secret => row.extend([r.space.clone(), age]),
+        Kind::Volume => {
+            let status = r.volume_status.clone().unwrap_or_default();
+            let or_dash = |text: String| if text.is_empty() { "-".to_owned() } else { text };
+            row.extend([
+                json::volume_state(&status).to_owned(),
+                format!("{}MiB", status.capacity_mib),
+                spec["accessMode"].as_str().map_or_else(String::new, json::access_mode),
+                or_dash(status.node),
+                or_dash(text::shorten(&status.mounted_by.join(","), 40)),
+                r.space.clone(),
+                age,
+            ]);
+        }
     }
     if wide && kind != Kind::Workspace {
         row.push(meta.uid);
@@ -167,6 +181,7 @@ mod tests {
                 state: WorkspaceState::Running.into(),
                 ..WorkspaceStatus::default()
             }),
+            ..Resource::default()
         };
         let text = rows(Kind::Workspace, &[item], false, Timestamp::from_second(0).unwrap());
         let mut lines = text.lines();

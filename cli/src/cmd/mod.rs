@@ -19,6 +19,7 @@ pub mod status;
 pub mod stop;
 pub mod terminal;
 pub mod version;
+pub mod volume;
 pub mod watch;
 
 use crate::{
@@ -46,6 +47,7 @@ pub fn dispatch(cli: Cli) -> Outcome {
         Command::Terminal(args) => block_on(terminal::run(global, args)),
         Command::Logs(args) => block_on(logs::run(global, args)),
         Command::Watch(args) => block_on(watch::run(global, args)),
+        Command::Volume(args) => block_on(volume::run(global, args)),
         Command::Image(args) => block_on(image::run(global, args)),
         Command::Doctor(args) => block_on(doctor::run(global, args)),
         Command::Status(args) => block_on(status::run(global, args)),

@@ -17,6 +17,8 @@ enum Kind {
     #[value(alias = "tmpl")]
     Template,
     Space,
+    #[value(alias = "vol")]
+    Volume,
 }
 
 pub fn run(args: &Args) -> Outcome {
@@ -24,6 +26,7 @@ pub fn run(args: &Args) -> Outcome {
         Kind::Workspace => DocumentKind::Workspace,
         Kind::Template => DocumentKind::Template,
         Kind::Space => DocumentKind::Space,
+        Kind::Volume => DocumentKind::Volume,
     };
     output::print(&Structured::Json.render(&json_schema(kind))?);
     Ok(0)

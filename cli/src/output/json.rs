@@ -2,7 +2,7 @@
 
 use cordium_proto::v1::{
     Failure, Kind as ProtoKind, Limit, Metadata, PhaseEvent, Resource, Run, SharedPort, StoppingReason,
-    WorkspaceEvent, WorkspaceState, WorkspaceStatus, failure::Type, shared_port::Mode,
+    VolumeStatus, WorkspaceEvent, WorkspaceState, WorkspaceStatus, failure::Type, shared_port::Mode,
 };
 use prost_types::Timestamp;
 use serde_json::{Map, Value, json};
@@ -71,6 +71,9 @@ pub fn resource(resource: &Resource) -> Value {
     let spec = serde_json::from_str::<Value>(&resource.spec_json).unwrap_or_else(|_| json!({}));
     let status = match &resource.status {
         Some(status) => Some(workspace_status(status, &resource.space)),
+        None if resource.volume_status.is_some() => {
+            resource.volume_status.as_ref().map(|status| volume_status(status, &resource.space))
+        }
         None if resource.space.is_empty() => None,
         None => Some(Object::default().reference("spaceRef", &resource.space).done()),
     };
@@ -132,6 +135,28 @@ fn workspace_status(s: &WorkspaceStatus, space: &str) -> Value {
         .maybe("failure", s.failure.as_ref().map(failure))
         .list("warnings", s.warnings.iter().cloned().map(Value::from).collect())
         .list("sharedPorts", s.shared_ports.iter().map(shared_port).collect())
+        .done()
+}
+
+pub fn volume_state(s: &VolumeStatus) -> &'static str {
+    s.state().as_str_name().trim_start_matches("STATE_")
+}
+
+/// As people write it: `exclusive`.
+pub fn access_mode(mode: &str) -> String {
+    mode.trim_start_matches("ACCESS_MODE_").to_lowercase()
+}
+
+fn volume_status(s: &VolumeStatus, space: &str) -> Value {
+    let texts = |list: &[String]| list.iter().cloned().map(Value::from).collect();
+    Object::default()
+        .set("state", volume_state(s))
+        .reference("spaceRef", space)
+        .text("node", &s.node)
+        .maybe("capacity", (s.capacity_mib != 0).then(|| json!({ "megabytes": s.capacity_mib })))
+        .time("readyAt", s.ready_at.as_ref())
+        .list("mountedBy", texts(&s.mounted_by))
+        .list("warnings", texts(&s.warnings))
         .done()
 }
 
@@ -259,6 +284,7 @@ mod tests {
                 }),
                 ..WorkspaceStatus::default()
             }),
+            ..Resource::default()
         };
         assert_eq!(
             resource(&r),

@@ -50,6 +50,13 @@ pub fn with_flags(mut spec: Value, flags: &SpecFlags, with_vars: bool) -> CliRes
         }
         put(list(&mut spec, &["applications"]), "name", item);
     }
+    for volume in &flags.volumes {
+        let mut item = json!({ "volumeRef": { "name": volume.name }, "mountPath": volume.path });
+        if volume.read_only {
+            item["readOnly"] = true.into();
+        }
+        put(list(&mut spec, &["runtime", "volumeMounts"]), "mountPath", item);
+    }
     if flags.auto_stop {
         *at(&mut spec, &["runtime", "autoStop"]) = true.into();
     }
@@ -141,6 +148,7 @@ mod tests {
             memory: Some(1024),
             storage: Some(2000),
             ports: vec![parse::port("8080").unwrap(), parse::port("web:80:default").unwrap()],
+            volumes: vec![parse::volume("cache:/data").unwrap(), parse::volume("in:/in:ro").unwrap()],
             auto_stop: true,
             ephemeral: true,
             ..SpecFlags::default()
@@ -153,6 +161,8 @@ mod tests {
                                 "cloneOptions": { "branch": "main", "depth": 3, "checkout": "v1" } },
                 "additionalRepositories": [{ "name": "lib", "repository": { "url": "https://e.org/lib.git" } }],
                 "runtime": { "envVars": [{ "key": "A", "value": "1" }, { "key": "T", "fromSecret": "token" }],
+                             "volumeMounts": [{ "volumeRef": { "name": "cache" }, "mountPath": "/data" },
+                                              { "volumeRef": { "name": "in" }, "mountPath": "/in", "readOnly": true }],
                              "autoStop": true },
                 "vars": [{ "name": "X", "value": "y" }],
                 "limit": { "cpu": { "millicores": 1500 }, "memory": { "megabytes": 1024 },

@@ -64,6 +64,7 @@ pub fn canonical(kind: Kind, spec: &str) -> Result<Value, SpecError> {
         Kind::Workspace => serde_json::to_value(cordium_spec::parse_workspace_json(spec)?),
         Kind::Template => serde_json::to_value(cordium_spec::parse_template_json(spec)?),
         Kind::Space => serde_json::to_value(cordium_spec::parse_space_json(spec)?),
+        Kind::Volume => serde_json::to_value(cordium_spec::parse_volume_json(spec)?),
         Kind::Secret => Ok(json!({})),
     };
     // Types that were read from JSON can be written as JSON.
@@ -112,8 +113,9 @@ fn limited(from: impl Read, what: &str) -> CliResult<String> {
 pub fn parse(text: &str, what: &str) -> CliResult<Vec<Doc>> {
     let parts = split(text);
     if parts.is_empty() {
-        return Err(CliError::usage(format!("{what} holds no document"))
-            .hint("it must begin with apiVersion: cordium/v1 and kind: Workspace, Template or Space"));
+        return Err(CliError::usage(format!("{what} holds no document")).hint(
+            "it must begin with apiVersion: cordium/v1 and kind: Workspace, Template, Space or Volume",
+        ));
     }
     if parts.len() > MAX_DOCUMENTS {
         return Err(CliError::usage(format!("{what} holds more than {MAX_DOCUMENTS} documents")));
@@ -132,7 +134,7 @@ pub fn parse(text: &str, what: &str) -> CliResult<Vec<Doc>> {
 }
 
 fn schema_of(text: &str) -> String {
-    let kind = [Kind::Template, Kind::Space]
+    let kind = [Kind::Template, Kind::Space, Kind::Volume]
         .into_iter()
         .find(|k| text.lines().any(|l| l.trim() == format!("kind: {}", k.title())));
     schema(kind.unwrap_or(Kind::Workspace))
@@ -143,6 +145,7 @@ fn doc(document: &Document) -> Doc {
         Document::Workspace(r) => (Kind::Workspace, serde_json::to_value(&r.spec)),
         Document::Template(r) => (Kind::Template, serde_json::to_value(&r.spec)),
         Document::Space(r) => (Kind::Space, serde_json::to_value(&r.spec)),
+        Document::Volume(r) => (Kind::Volume, serde_json::to_value(r.spec)),
     };
     let meta = document.metadata();
     Doc {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::parse::{self, Port};
+use super::parse::{self, Port, Volume};
 
 #[derive(Args, Debug, Default, Clone)]
 #[command(next_help_heading = "Workspace options")]
@@ -54,6 +54,9 @@ pub struct SpecFlags {
     /// Port of an application in the workspace
     #[arg(long = "port", value_name = "[NAME:]PORT[:default]", value_parser = parse::port)]
     pub ports: Vec<Port>,
+    /// Volume to mount at an absolute path; `:ro` makes it read-only
+    #[arg(long = "volume", value_name = "NAME:PATH[:ro]", value_parser = parse::volume)]
+    pub volumes: Vec<Volume>,
     /// Stop by itself when all tasks are done
     #[arg(long)]
     pub auto_stop: bool,
@@ -80,6 +83,7 @@ impl SpecFlags {
             || !(self.additional_repos.is_empty()
                 && self.env.is_empty()
                 && self.env_from_secret.is_empty()
-                && self.ports.is_empty())
+                && self.ports.is_empty()
+                && self.volumes.is_empty())
     }
 }

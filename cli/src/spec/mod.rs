@@ -19,6 +19,8 @@ pub enum Kind {
     Template,
     #[value(name = "secrets", aliases = ["secret", "sec"])]
     Secret,
+    #[value(name = "volumes", aliases = ["volume", "vol", "vols"])]
+    Volume,
 }
 
 impl Kind {
@@ -28,6 +30,7 @@ impl Kind {
             Self::Space => "space",
             Self::Template => "template",
             Self::Secret => "secret",
+            Self::Volume => "volume",
         }
     }
 
@@ -38,6 +41,7 @@ impl Kind {
             Self::Space => "Space",
             Self::Template => "Template",
             Self::Secret => "Secret",
+            Self::Volume => "Volume",
         }
     }
 
@@ -47,6 +51,7 @@ impl Kind {
             Proto::Space => Self::Space,
             Proto::Template => Self::Template,
             Proto::Secret => Self::Secret,
+            Proto::Volume => Self::Volume,
             Proto::Unset => return None,
         })
     }
@@ -59,6 +64,7 @@ impl From<Kind> for Proto {
             Kind::Space => Self::Space,
             Kind::Template => Self::Template,
             Kind::Secret => Self::Secret,
+            Kind::Volume => Self::Volume,
         }
     }
 }

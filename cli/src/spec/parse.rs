@@ -47,6 +47,29 @@ pub fn port(text: &str) -> Result<Port, String> {
     Ok(Port { name: name.map(str::to_owned), port, default })
 }
 
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Volume {
+    pub name: String,
+    pub path: String,
+    pub read_only: bool,
+}
+
+/// `NAME:PATH[:ro]`. Names have no colon; what follows the path is read from its end.
+pub fn volume(text: &str) -> Result<Volume, String> {
+    let bad = || format!("was {text:?}; expected NAME:PATH, or NAME:PATH:ro, with an absolute PATH");
+    let (name, rest) = text.split_once(':').ok_or_else(bad)?;
+    let (path, read_only) = match rest.rsplit_once(':') {
+        Some((path, "ro")) => (path, true),
+        Some((path, "rw")) => (path, false),
+        Some(_) => return Err(bad()),
+        None => (rest, false),
+    };
+    if name.is_empty() || !path.starts_with('/') {
+        return Err(bad());
+    }
+    Ok(Volume { name: name.to_owned(), path: path.to_owned(), read_only })
+}
+
 /// Thousandths of a core: `2` and `0.5` are cores, `1500m` and whole numbers from 100 on are thousandths.
 pub fn cpu(text: &str) -> Result<u64, String> {
     let bad = || format!("was {text:?}; allowed: cores such as 2 or 0.5, or thousandths such as 1500m");

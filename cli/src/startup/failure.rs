@@ -58,7 +58,13 @@ fn next_step(name: &str, kind: &str, body: &Value) -> String {
         "startupTimeoutExceeded" => {
             format!("`cordium logs {name}` shows what took so long; shorten it, {again}")
         }
-        "loadStorage" | "saveStorage" | "volume" => {
+        "volume" => {
+            let volume = body["name"].as_str().unwrap_or_default();
+            format!(
+                "mount volume {volume:?} at a path that the image leaves free (no link, no file), {again}"
+            )
+        }
+        "loadStorage" | "saveStorage" => {
             format!("`cordium doctor` shows the space left on the disk; free some, {again}")
         }
         "runContainer" | "networkPolicy" => {

@@ -166,3 +166,67 @@ async fn status_and_version_tell_the_server_s() {
     let status: Value = serde_json::from_str(&cordium.run(&["status", "-o", "json"]).await.out).unwrap();
     assert_eq!(status["workspacesByState"]["RUNNING"], 2);
 }
+
+#[tokio::test]
+async fn volumes_have_a_command_of_their_own() {
+    let (dir, fake, cordium) = stage().await;
+    let o = cordium.run(&["volume", "create", "cache", "--size", "2G", "--shared", "--node", "n1"]).await;
+    assert_eq!((o.code, o.out.as_str()), (0, "volume/cache created\n"), "{}", o.err);
+    let o = cordium.run(&["create", "vol", "data", "-o", "json"]).await;
+    let made: Value = serde_json::from_str(&o.out).unwrap();
+    assert_eq!(made["kind"], "Volume");
+    assert_eq!(made["spec"]["accessMode"], "ACCESS_MODE_EXCLUSIVE");
+    assert_eq!(made["spec"]["size"]["megabytes"], 10_000);
+    assert_eq!(made["status"]["state"], "PENDING");
+    assert_eq!(made["status"]["warnings"][0], "the size is not enforced");
+    fake.seen(|s| {
+        let spec: Value = serde_json::from_str(&s.created[0].spec_json).unwrap();
+        assert_eq!((&spec["size"]["megabytes"], s.created[0].node.as_str()), (&2048.into(), "n1"));
+        assert_eq!(spec["accessMode"], "ACCESS_MODE_SHARED");
+    });
+    let o = cordium.run(&["volume", "list"]).await;
+    let row = o.out.lines().nth(1).unwrap().split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(o.out.starts_with("NAME   STATE"), "{}", o.out);
+    assert!(row.starts_with("cache PENDING 10000MiB shared n1 - default"), "{row}");
+    assert_eq!(cordium.run(&["volume", "get", "data", "-o", "name"]).await.out, "volume/data\n");
+    assert!(cordium.run(&["get", "volumes", "-o", "yaml"]).await.out.contains("kind: VolumeList"));
+    let o = cordium.run(&["volume", "delete", "cache", "absent", "data"]).await;
+    assert_eq!((o.code, o.out.as_str()), (1, "volume/cache deleted\nvolume/data deleted\n"));
+
+    let file = dir.path().join("v.yaml");
+    std::fs::write(
+        &file,
+        "apiVersion: cordium/v1\nkind: Volume\nmetadata: {name: v}\nspec: {size: {megabytes: 64}}\n",
+    )
+    .unwrap();
+    let path = file.to_str().unwrap();
+    assert_eq!(cordium.run(&["apply", "-f", path]).await.out, "volume/v created\n");
+    assert_eq!(cordium.run(&["apply", "-f", path]).await.out, "volume/v unchanged\n");
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_volume_is_told_before_it_is_sent() {
+    let (_dir, fake, cordium) = stage().await;
+    for (args, text) in [
+        (vec!["volume", "create", "Not/ok"], "choose a name"),
+        (vec!["volume", "create", "v", "--size", "1"], "spec.size.megabytes: was 1; allowed: 16 to"),
+        (vec!["volume", "create", "v", "--size", "lots"], "was \"lots\""),
+        (vec!["create", "ws", "w", "--volume", "data"], "expected NAME:PATH"),
+        (vec!["create", "ws", "w", "--volume", "data:relative"], "expected NAME:PATH"),
+        (vec!["create", "ws", "w", "--volume", "data:/d:rx"], "expected NAME:PATH"),
+        (
+            vec!["create", "ws", "w", "--volume", "data:/proc"],
+            "spec.runtime.volumeMounts[0].mountPath: was \"/proc\"",
+        ),
+        (vec!["create", "ws", "w", "--volume", "D/../x:/d"], "spec.runtime.volumeMounts[0].volumeRef.name"),
+        (vec!["create", "ws", "w", "--volume", "a:/d", "--volume", "b:/d/e"], "volumeMounts[1].mountPath"),
+    ] {
+        let o = cordium.run(&args).await;
+        assert_eq!(o.code, 2, "{args:?}: {}", o.err);
+        assert!(o.err.contains(text), "{args:?}: {}", o.err);
+    }
+    fake.seen(|s| assert!(s.created.is_empty()));
+    let o = cordium.run(&["create", "ws", "w", "--volume", "data:/d:ro", "-o", "json"]).await;
+    let made: Value = serde_json::from_str(&o.out).unwrap();
+    assert_eq!(made["spec"]["runtime"]["volumeMounts"][0]["readOnly"], true);
+}

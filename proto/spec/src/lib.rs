@@ -45,13 +45,14 @@ pub use error::SpecError;
 pub use model::*;
 pub use parse::{
     Document, MAX_DOCUMENT_BYTES, Metadata, Resource, parse_document, parse_resolved_json, parse_space_json,
-    parse_template_json, parse_workspace_json,
+    parse_template_json, parse_volume_json, parse_workspace_json,
 };
 pub use reference::{ImageUrl, ImageUrlError, absolute_image};
 pub use resolve::{LimitDefaults, check_supported, resolve, secret_names};
 pub use schema::{DocumentKind, json_schema};
 pub use validate::{
-    MAX_NAME, validate_name, validate_resolved, validate_space, validate_template, validate_workspace,
+    MAX_NAME, validate_name, validate_resolved, validate_space, validate_template, validate_volume,
+    validate_workspace,
 };
 
 /// A Workspace document that uses most of the schema.

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::SpecError;
-use crate::model::{SpaceSpec, TemplateSpec, WorkspaceSpec};
+use crate::model::{SpaceSpec, TemplateSpec, VolumeSpec, WorkspaceSpec};
 use crate::schema::DocumentKind;
 use crate::validate;
 
@@ -31,6 +31,7 @@ pub enum Document {
     Workspace(Resource<WorkspaceSpec>),
     Template(Resource<TemplateSpec>),
     Space(Resource<SpaceSpec>),
+    Volume(Resource<VolumeSpec>),
 }
 
 impl Document {
@@ -39,6 +40,7 @@ impl Document {
             Self::Workspace(_) => DocumentKind::Workspace,
             Self::Template(_) => DocumentKind::Template,
             Self::Space(_) => DocumentKind::Space,
+            Self::Volume(_) => DocumentKind::Volume,
         }
     }
 
@@ -47,6 +49,7 @@ impl Document {
             Self::Workspace(resource) => &resource.metadata,
             Self::Template(resource) => &resource.metadata,
             Self::Space(resource) => &resource.metadata,
+            Self::Volume(resource) => &resource.metadata,
         }
     }
 }
@@ -98,6 +101,7 @@ pub fn parse_document(text: &str) -> Result<Document, SpecError> {
     let document = match one_of(fields, "kind", &DocumentKind::NAMES)? {
         "Workspace" => Document::Workspace(resource(&tree)?),
         "Template" => Document::Template(resource(&tree)?),
+        "Volume" => Document::Volume(resource(&tree)?),
         _ => Document::Space(resource(&tree)?),
     };
     validate::metadata(document.metadata(), document.kind())?;
@@ -105,6 +109,7 @@ pub fn parse_document(text: &str) -> Result<Document, SpecError> {
         Document::Workspace(resource) => validate::validate_workspace(&resource.spec)?,
         Document::Template(resource) => validate::validate_template(&resource.spec)?,
         Document::Space(resource) => validate::validate_space(&resource.spec)?,
+        Document::Volume(resource) => validate::validate_volume(&resource.spec)?,
     }
     Ok(document)
 }
@@ -135,6 +140,13 @@ pub fn parse_template_json(text: &str) -> Result<TemplateSpec, SpecError> {
 pub fn parse_space_json(text: &str) -> Result<SpaceSpec, SpecError> {
     let spec = bare(text)?;
     validate::validate_space(&spec)?;
+    Ok(spec)
+}
+
+/// Reads and checks a bare Volume spec, JSON or YAML.
+pub fn parse_volume_json(text: &str) -> Result<VolumeSpec, SpecError> {
+    let spec = bare(text)?;
+    validate::validate_volume(&spec)?;
     Ok(spec)
 }
 

@@ -77,13 +77,6 @@ pub fn check_supported(spec: &WorkspaceSpec) -> Result<(), SpecError> {
             "an ON_CREATE task",
         ));
     }
-    if !spec.runtime.volume_mounts.is_empty() {
-        return Err(unsupported(
-            "spec.runtime.volumeMounts",
-            "mounting volumes",
-            "/workspace, which persists",
-        ));
-    }
     if !spec.runtime.network.egress.rules.is_empty() {
         return Err(unsupported(
             "spec.runtime.network.egress.rules",

@@ -3,7 +3,7 @@
 use schemars::generate::SchemaSettings;
 use serde_json::{Value, json};
 
-use crate::model::{SpaceSpec, TemplateSpec, WorkspaceSpec};
+use crate::model::{SpaceSpec, TemplateSpec, VolumeSpec, WorkspaceSpec};
 use crate::parse::{API_VERSION, Metadata};
 
 /// What a document describes.
@@ -12,11 +12,12 @@ pub enum DocumentKind {
     Workspace,
     Template,
     Space,
+    Volume,
 }
 
 impl DocumentKind {
-    pub const ALL: [Self; 3] = [Self::Workspace, Self::Template, Self::Space];
-    pub(crate) const NAMES: [&'static str; 3] = ["Workspace", "Template", "Space"];
+    pub const ALL: [Self; 4] = [Self::Workspace, Self::Template, Self::Space, Self::Volume];
+    pub(crate) const NAMES: [&'static str; 4] = ["Workspace", "Template", "Space", "Volume"];
 
     /// As in a document's `kind`.
     pub fn as_str(self) -> &'static str {
@@ -24,6 +25,7 @@ impl DocumentKind {
             Self::Workspace => Self::NAMES[0],
             Self::Template => Self::NAMES[1],
             Self::Space => Self::NAMES[2],
+            Self::Volume => Self::NAMES[3],
         }
     }
 }
@@ -36,10 +38,13 @@ pub fn json_schema(kind: DocumentKind) -> Value {
         DocumentKind::Workspace => generator.subschema_for::<WorkspaceSpec>(),
         DocumentKind::Template => generator.subschema_for::<TemplateSpec>(),
         DocumentKind::Space => generator.subschema_for::<SpaceSpec>(),
+        DocumentKind::Volume => generator.subschema_for::<VolumeSpec>(),
     };
     let required: &[&str] = match kind {
         DocumentKind::Workspace => &["apiVersion", "kind"],
-        DocumentKind::Template | DocumentKind::Space => &["apiVersion", "kind", "metadata"],
+        DocumentKind::Template | DocumentKind::Space | DocumentKind::Volume => {
+            &["apiVersion", "kind", "metadata"]
+        }
     };
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",

@@ -17,6 +17,7 @@ mod spec;
 mod task;
 mod text;
 mod url;
+mod volume;
 
 pub(crate) use at::{At, Stage};
 pub(crate) use capability::capability_name;
@@ -24,6 +25,7 @@ pub use names::{MAX_NAME, validate_name};
 pub(crate) use spec::{metadata, run_vars};
 pub use spec::{validate_resolved, validate_space, validate_template, validate_workspace};
 pub(crate) use url::is_host_port;
+pub use volume::validate_volume;
 
 #[cfg(test)]
 mod tests;

@@ -7,13 +7,13 @@ use rusqlite::Connection;
 
 use crate::{
     clock,
-    control::{check_display_name, check_labels, secrets, start},
+    control::{check_display_name, check_labels, secrets, start, volumes},
     core::Core,
     error::ApiError,
     names::{self, DEFAULT, Target},
     specs, status,
     store::{
-        journal,
+        self, journal,
         records::{self, Record},
         workspaces::{self, Workspace},
     },
@@ -39,7 +39,7 @@ pub async fn create(core: &Arc<Core>, request: CreateRequest) -> Result<Resource
     if kind == Kind::Workspace {
         return workspace(core, record, request).await;
     }
-    let cipher = core.cipher.clone();
+    let (cipher, inner) = (core.cipher.clone(), core.clone());
     core.store
         .write(move |tx| {
             let mut record = record;
@@ -50,6 +50,11 @@ pub async fn create(core: &Arc<Core>, request: CreateRequest) -> Result<Resource
                 Kind::Template => {
                     record.space = ensure_space(tx, &request.space)?.name;
                     records::insert(tx, &record)?;
+                }
+                Kind::Volume => {
+                    record.space = ensure_space(tx, &request.space)?.name;
+                    volumes::create(tx, &inner, &record, &request.node)?;
+                    return store::volumes::of_record(tx, record)?.to_resource(tx);
                 }
                 _ => {
                     record.space = ensure_space(tx, &request.space)?.name;
@@ -71,6 +76,7 @@ fn check_fields(kind: Kind, request: &CreateRequest) -> Result<(), ApiError> {
         ("start", kind != Kind::Workspace && request.start),
         ("secret_data", kind != Kind::Secret && !request.secret_data.is_empty()),
         ("vars", !started && !request.vars.is_empty()),
+        ("node", kind != Kind::Volume && !request.node.is_empty()),
     ];
     if let Some((field, _)) = out_of_place.iter().find(|(_, wrong)| *wrong) {
         let kind = records::kind_name(kind);

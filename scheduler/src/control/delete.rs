@@ -6,13 +6,14 @@ use cordium_proto::v1::{DeleteRequest, DeleteResourceRequest, Kind};
 use rusqlite::Connection;
 
 use crate::{
-    control::read,
+    control::{read, volumes},
     core::Core,
     error::ApiError,
     names::Target,
     specs,
     store::{
-        journal, left_behind,
+        journal,
+        left_behind::Left,
         records::{self, Record},
         workspaces::{self, Workspace},
     },
@@ -35,6 +36,9 @@ pub async fn delete(core: &Arc<Core>, request: DeleteResourceRequest) -> Result<
             "force: has no meaning when a {} is deleted",
             records::kind_name(kind)
         )));
+    }
+    if kind == Kind::Volume {
+        return volumes::delete(core, target).await;
     }
     core.store
         .write(move |tx| {
@@ -113,7 +117,7 @@ async fn workspace(core: &Arc<Core>, target: Target, force: bool) -> Result<Vec<
                 let ws = workspaces::get(tx, &target)?;
                 records::delete(tx, &ws.record.uid)?;
                 if let Some(node) = node {
-                    left_behind::put(tx, &node, &ws.record.uid)?;
+                    Left::Workspace.put(tx, &node, &ws.record.uid)?;
                 }
                 journal::append(tx, &ws, None, true).map(|_| ())
             })

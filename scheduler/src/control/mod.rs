@@ -8,6 +8,7 @@ pub mod share;
 pub mod start;
 pub mod stop;
 pub mod update;
+pub mod volumes;
 
 use std::collections::HashMap;
 

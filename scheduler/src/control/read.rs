@@ -9,7 +9,7 @@ use crate::{
     error::ApiError,
     names::{self, Target},
     status::MAX_LAST_RUNS,
-    store::{journal, records, workspaces},
+    store::{journal, records, volumes, workspaces},
 };
 
 /// A list shows only so many runs of each workspace.
@@ -17,9 +17,11 @@ const RUNS_IN_LIST: usize = 5;
 
 pub fn target(kind: Kind, reference: &str, space: &str) -> Result<Target, ApiError> {
     match kind {
-        Kind::Unset => Err(ApiError::invalid("kind: was unset; allowed: space, template, workspace, secret")),
+        Kind::Unset => {
+            Err(ApiError::invalid("kind: was unset; allowed: space, template, workspace, secret, volume"))
+        }
         Kind::Space => names::parse_space_ref(reference),
-        Kind::Template | Kind::Workspace | Kind::Secret => names::parse_ref(reference, space),
+        Kind::Template | Kind::Workspace | Kind::Secret | Kind::Volume => names::parse_ref(reference, space),
     }
 }
 
@@ -34,6 +36,7 @@ pub async fn get(core: &Arc<Core>, request: GetRequest) -> Result<Resource, ApiE
                 ws.status.last_runs = workspaces::last_runs(conn, &ws.record.uid, MAX_LAST_RUNS)?;
                 Ok(ws.to_resource())
             }
+            Kind::Volume => volumes::get(conn, &target)?.to_resource(conn),
             _ => records::get(conn, kind, &target).map(|r| r.to_resource()),
         })
         .await?;
@@ -44,7 +47,9 @@ pub async fn get(core: &Arc<Core>, request: GetRequest) -> Result<Resource, ApiE
 pub async fn list(core: &Arc<Core>, request: ListRequest) -> Result<ListResponse, ApiError> {
     let kind = request.kind();
     if kind == Kind::Unset {
-        return Err(ApiError::invalid("kind: was unset; allowed: space, template, workspace, secret"));
+        return Err(ApiError::invalid(
+            "kind: was unset; allowed: space, template, workspace, secret, volume",
+        ));
     }
     if !request.template.is_empty() && kind != Kind::Workspace {
         return Err(ApiError::invalid("template: only workspaces are listed by template"));
@@ -52,6 +57,10 @@ pub async fn list(core: &Arc<Core>, request: ListRequest) -> Result<ListResponse
     let mut items = core
         .store
         .read(move |conn| {
+            if kind == Kind::Volume {
+                let found = volumes::list(conn, &request.space)?;
+                return found.iter().map(|volume| volume.to_resource(conn)).collect();
+            }
             if kind != Kind::Workspace {
                 let found = records::list(conn, kind, &request.space)?;
                 return Ok(found.iter().map(records::Record::to_resource).collect());

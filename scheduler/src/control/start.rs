@@ -14,14 +14,15 @@ use tonic::Status;
 
 use crate::{
     clock,
-    control::secrets,
+    control::{secrets, volumes},
     core::Core,
     error::{ApiError, describe, unanswered},
     names::{self, Target},
     nodes::{apply, reconcile},
     placement, specs, status,
     store::{
-        journal, left_behind,
+        self, journal,
+        left_behind::Left,
         workspaces::{self, Workspace},
     },
 };
@@ -112,21 +113,23 @@ fn begin(conn: &Connection, core: &Core, uid: &str, wish: Wish) -> Result<Begun,
             "stop one with: cordium stop NAME",
         ));
     }
-    let node = place(conn, core, &ws, &wish.node, &resolved.limit)?;
+    volumes::check_free(conn, &ws, &resolved.volumes)?;
+    let node = place(conn, core, &ws, &wish.node, &resolved)?;
 
     let run_id = names::new_uid();
     let before = ws.status.state;
     status::begin_run(&mut ws.status, &run_id, wish.vars.into_iter().collect(), clock::now());
     // A run that begins here must not be taken for what was left here; what is left elsewhere is of no use any more.
-    left_behind::remove(conn, &node, uid)?;
+    Left::Workspace.remove(conn, &node, uid)?;
     if !ws.last_node.is_empty() && ws.last_node != node {
-        left_behind::put(conn, &ws.last_node, uid)?;
+        Left::Workspace.put(conn, &ws.last_node, uid)?;
     }
     ws.status.node.clone_from(&node);
     ws.status.limit = Some(resolved.limit);
     ws.run_spec = resolved.json;
     ws.accepted = false;
     workspaces::save(conn, &mut ws)?;
+    store::volumes::mount(conn, uid, &ws.status.node, &resolved.volumes)?;
     if !wish.key.is_empty() {
         workspaces::put_key(conn, uid, &wish.key, &run_id, clock::now_micros())?;
     }
@@ -142,17 +145,17 @@ fn begin(conn: &Connection, core: &Core, uid: &str, wish: Wish) -> Result<Begun,
         ..Default::default()
     };
     journal::append(conn, &ws, Some(&phase), false)?;
-    let request = request(&ws, secrets);
+    let request = request(&ws, secrets, &resolved.volumes);
     Ok(Begun::Now(Box::new(ws), Box::new(request)))
 }
 
-/// Storage ties a workspace to its node.
+/// Storage ties a workspace to its node, and so do the volumes that it mounts.
 fn place(
     conn: &Connection,
     core: &Core,
     ws: &Workspace,
     asked: &str,
-    need: &cordium_proto::v1::Limit,
+    resolved: &specs::Resolved,
 ) -> Result<String, ApiError> {
     let held = ws.status.node.as_str();
     if !held.is_empty() && !asked.is_empty() && held != asked {
@@ -165,10 +168,15 @@ fn place(
         ));
     }
     let tied = [held, asked].into_iter().find(|name| !name.is_empty());
-    placement::choose(&core.candidates(conn)?, need, core.config.overcommit, tied)
+    let tied = volumes::tied(&ws.record.name, tied, &resolved.volumes)?;
+    placement::choose(&core.candidates(conn)?, &resolved.limit, core.config.overcommit, tied)
 }
 
-fn request(ws: &Workspace, secrets: std::collections::HashMap<String, bytes::Bytes>) -> StartRequest {
+fn request(
+    ws: &Workspace,
+    secrets: std::collections::HashMap<String, bytes::Bytes>,
+    volumes: &[store::volumes::Volume],
+) -> StartRequest {
     StartRequest {
         workspace_uid: ws.record.uid.clone(),
         workspace_name: ws.record.name.clone(),
@@ -177,6 +185,7 @@ fn request(ws: &Workspace, secrets: std::collections::HashMap<String, bytes::Byt
         spec_json: ws.run_spec.clone(),
         secrets,
         user: None,
+        volumes: volumes::grants(volumes),
     }
 }
 
@@ -245,10 +254,11 @@ pub async fn resend(core: &Arc<Core>, uid: &str) {
             if ws.accepted || ws.status.state() != WorkspaceState::InitRequest {
                 return Ok(None);
             }
-            let spec = cordium_spec::parse_resolved_json(&ws.run_spec)?;
+            let mut spec = cordium_spec::parse_resolved_json(&ws.run_spec)?;
             let names = cordium_spec::secret_names(&spec);
             let secrets = secrets::open(conn, &cipher, &ws.record.space, &names)?;
-            let request = request(&ws, secrets);
+            let volumes = volumes::resolve(conn, &ws.record.space, &mut spec)?;
+            let request = request(&ws, secrets, &volumes);
             Ok(Some((ws, request)))
         })
         .await;

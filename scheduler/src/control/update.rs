@@ -7,13 +7,13 @@ use rusqlite::Connection;
 
 use crate::{
     clock,
-    control::{check_display_name, read, secrets},
+    control::{check_display_name, read, secrets, volumes},
     core::Core,
     error::ApiError,
     names::Target,
     specs,
     status::is_active,
-    store::{journal, records, workspaces},
+    store::{self, journal, records, workspaces},
 };
 
 pub async fn update(core: &Arc<Core>, request: UpdateRequest) -> Result<Resource, ApiError> {
@@ -37,6 +37,9 @@ pub async fn update(core: &Arc<Core>, request: UpdateRequest) -> Result<Resource
                 record.display_name = name;
             }
             if let Some(spec) = spec {
+                if kind == Kind::Volume {
+                    volumes::check_change(&record.spec, &spec)?;
+                }
                 record.spec = spec;
             }
             record.updated_at = clock::now_micros();
@@ -44,7 +47,11 @@ pub async fn update(core: &Arc<Core>, request: UpdateRequest) -> Result<Resource
             if let Some(data) = request.secret_data {
                 secrets::put(tx, &cipher, &record, &data)?;
             }
-            if kind == Kind::Workspace { workspace(tx, &record.uid) } else { Ok(record.to_resource()) }
+            match kind {
+                Kind::Workspace => workspace(tx, &record.uid),
+                Kind::Volume => store::volumes::of_record(tx, record)?.to_resource(tx),
+                _ => Ok(record.to_resource()),
+            }
         })
         .await?;
     core.decorate(&mut resource);

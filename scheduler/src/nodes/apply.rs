@@ -84,6 +84,9 @@ pub fn one(conn: &Connection, node: &str, event: &PhaseEvent) -> Result<Outcome,
             ws.run_spec.clear();
         }
         workspaces::save(conn, &mut ws)?;
+        if of_this_run && matches!(event.state(), WorkspaceState::Preparing | WorkspaceState::Running) {
+            store::volumes::mounted(conn, &ws.record.uid, clock::now_micros())?;
+        }
     }
     let says_more = of_this_run
         && !event.snapshot

@@ -7,28 +7,51 @@ use crate::error::ApiError;
 /// How many deletions of one node are under way at a time.
 const AT_ONCE: i64 = 16;
 
-pub fn put(conn: &Connection, node: &str, workspace: &str) -> Result<(), ApiError> {
-    conn.prepare_cached("INSERT OR IGNORE INTO left_behind VALUES (?1, ?2)")?
-        .execute(params![node, workspace])?;
-    Ok(())
+/// What is left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Left {
+    Workspace,
+    Volume,
 }
 
-pub fn remove(conn: &Connection, node: &str, workspace: &str) -> Result<(), ApiError> {
-    conn.prepare_cached("DELETE FROM left_behind WHERE node = ?1 AND workspace = ?2")?
-        .execute(params![node, workspace])?;
-    Ok(())
-}
+impl Left {
+    fn table(self) -> &'static str {
+        match self {
+            Self::Workspace => "left_behind",
+            Self::Volume => "volumes_left_behind",
+        }
+    }
 
-pub fn contains(conn: &Connection, node: &str, workspace: &str) -> Result<bool, ApiError> {
-    Ok(conn
-        .prepare_cached("SELECT 1 FROM left_behind WHERE node = ?1 AND workspace = ?2")?
-        .exists(params![node, workspace])?)
-}
+    fn column(self) -> &'static str {
+        match self {
+            Self::Workspace => "workspace",
+            Self::Volume => "volume",
+        }
+    }
 
-/// Some of the workspaces that are to go from this node. In no order, so that those that fail do not hold up the rest.
-pub fn some(conn: &Connection, node: &str) -> Result<Vec<String>, ApiError> {
-    let mut statement =
-        conn.prepare_cached("SELECT workspace FROM left_behind WHERE node = ?1 ORDER BY random() LIMIT ?2")?;
-    let rows = statement.query_map(params![node, AT_ONCE], |row| row.get(0))?;
-    Ok(rows.collect::<Result<_, _>>()?)
+    pub fn put(self, conn: &Connection, node: &str, uid: &str) -> Result<(), ApiError> {
+        conn.prepare_cached(&format!("INSERT OR IGNORE INTO {} VALUES (?1, ?2)", self.table()))?
+            .execute(params![node, uid])?;
+        Ok(())
+    }
+
+    pub fn remove(self, conn: &Connection, node: &str, uid: &str) -> Result<(), ApiError> {
+        let sql = format!("DELETE FROM {} WHERE node = ?1 AND {} = ?2", self.table(), self.column());
+        conn.prepare_cached(&sql)?.execute(params![node, uid])?;
+        Ok(())
+    }
+
+    pub fn contains(self, conn: &Connection, node: &str, uid: &str) -> Result<bool, ApiError> {
+        let sql = format!("SELECT 1 FROM {} WHERE node = ?1 AND {} = ?2", self.table(), self.column());
+        Ok(conn.prepare_cached(&sql)?.exists(params![node, uid])?)
+    }
+
+    /// Some of what is to go from this node. In no order, so that those that fail do not hold up the rest.
+    pub fn some(self, conn: &Connection, node: &str) -> Result<Vec<String>, ApiError> {
+        let (table, column) = (self.table(), self.column());
+        let sql = format!("SELECT {column} FROM {table} WHERE node = ?1 ORDER BY random() LIMIT ?2");
+        let mut statement = conn.prepare_cached(&sql)?;
+        let rows = statement.query_map(params![node, AT_ONCE], |row| row.get(0))?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
 }

@@ -10,6 +10,7 @@ pub mod nodes;
 pub mod records;
 #[cfg(test)]
 mod tests;
+pub mod volumes;
 pub mod workspaces;
 
 use std::{

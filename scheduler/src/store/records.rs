@@ -35,6 +35,7 @@ impl Record {
             spec_json: self.spec.clone(),
             space: self.space.clone(),
             status: None,
+            volume_status: None,
         }
     }
 }
@@ -46,6 +47,7 @@ pub fn kind_name(kind: Kind) -> &'static str {
         Kind::Template => "template",
         Kind::Workspace => "workspace",
         Kind::Secret => "secret",
+        Kind::Volume => "volume",
         Kind::Unset => "resource",
     }
 }

@@ -38,6 +38,9 @@ pub struct State {
     /// A start goes only as far as this; RUNNING when unset.
     pub until: Option<S>,
     pub deleted: Vec<String>,
+    pub deleted_volumes: Vec<String>,
+    /// DeleteVolume fails with this.
+    pub keep_volumes: Option<Status>,
 }
 
 #[derive(Clone)]
@@ -242,6 +245,19 @@ impl Node for FakeNode {
             s.deleted.push(uid);
         });
         Ok(Response::new(DeleteResponse {}))
+    }
+
+    async fn delete_volume(
+        &self,
+        request: Request<v1::DeleteVolumeRequest>,
+    ) -> Result<Response<v1::DeleteVolumeResponse>, Status> {
+        self.with(|s| match s.keep_volumes.clone() {
+            Some(status) => Err(status),
+            None => {
+                s.deleted_volumes.push(request.into_inner().volume_uid);
+                Ok(Response::new(v1::DeleteVolumeResponse {}))
+            }
+        })
     }
 
     async fn list(

@@ -3,10 +3,11 @@
 use std::{sync::Arc, time::SystemTime};
 
 use cordium_proto::v1::{
-    DeleteRequest, DeleteResponse, GetNodeRequest, GetNodeResponse, ListImagesRequest, ListImagesResponse,
-    ListNodeWorkspacesRequest, ListNodeWorkspacesResponse, PhaseEvent, PruneImagesRequest,
-    PruneImagesResponse, PullImageRequest, PullProgress, RemoveImageRequest, RemoveImageResponse,
-    StartRequest, StartResponse, StopRequest, StopResponse, WatchPhasesRequest, node_server::Node,
+    DeleteRequest, DeleteResponse, DeleteVolumeRequest, DeleteVolumeResponse, GetNodeRequest,
+    GetNodeResponse, ListImagesRequest, ListImagesResponse, ListNodeWorkspacesRequest,
+    ListNodeWorkspacesResponse, PhaseEvent, PruneImagesRequest, PruneImagesResponse, PullImageRequest,
+    PullProgress, RemoveImageRequest, RemoveImageResponse, StartRequest, StartResponse, StopRequest,
+    StopResponse, WatchPhasesRequest, node_server::Node,
 };
 use futures::{StreamExt as _, TryStreamExt as _, stream::BoxStream};
 use tokio::sync::mpsc;
@@ -90,6 +91,19 @@ impl Node for NodeService {
         check_id("workspace_uid", &uid)?;
         self.workspaces.delete(&uid).await?;
         Ok(Response::new(DeleteResponse {}))
+    }
+
+    async fn delete_volume(
+        &self,
+        request: Request<DeleteVolumeRequest>,
+    ) -> Result<Response<DeleteVolumeResponse>, Status> {
+        let uid = request.into_inner().volume_uid;
+        check_id("volume_uid", &uid)?;
+        // It goes on when nobody waits for it any more.
+        let context = self.context.clone();
+        let deletion = self.context.tasks.spawn(async move { context.volumes.delete(&uid).await });
+        deletion.await.map_err(|_| shutting_down())??;
+        Ok(Response::new(DeleteVolumeResponse {}))
     }
 
     async fn list(

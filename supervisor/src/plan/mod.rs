@@ -17,7 +17,7 @@ pub use prepare::finish_prepare;
 pub use sandbox::sandbox_plan;
 pub use spec::{Asked, check_id, run_plan};
 
-use crate::images::Login;
+use crate::{images::Login, volumes::VolumeMount};
 
 /// The values of secrets, by name. Never printed.
 #[derive(Clone, Default)]
@@ -57,6 +57,8 @@ pub struct RunPlan {
     pub capabilities: Vec<String>,
     /// What may be reached; unset means the node's default.
     pub egress: Option<cordium_broker::Policy>,
+    /// What is mounted from the node's volumes, outer ones first.
+    pub volumes: Vec<VolumeMount>,
     /// Replaces the image's entrypoint.
     pub entrypoint: Option<Vec<String>>,
     /// Replaces the image's command.

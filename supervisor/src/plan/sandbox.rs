@@ -1,9 +1,9 @@
 //! What the keeper is told to build.
 
-use cordium_runtime::{Limits, NetworkPlan, SandboxPlan};
+use cordium_runtime::{Bind, Limits, NetworkPlan, SandboxPlan};
 
 use super::RunPlan;
-use crate::{context::Context, images::RunImage};
+use crate::{context::Context, images::RunImage, volumes::VolumeMount};
 
 /// The plan of the sandbox of a run.
 pub fn sandbox_plan(plan: &RunPlan, image: &RunImage, context: &Context) -> SandboxPlan {
@@ -27,12 +27,21 @@ pub fn sandbox_plan(plan: &RunPlan, image: &RunImage, context: &Context) -> Sand
         ids,
         cgroup,
         read_only_root: plan.prepare.read_only_root,
-        binds: Vec::new(),
+        binds: plan.volumes.iter().map(|volume| bind(volume, context)).collect(),
         network: NetworkPlan {
             broker_socket: settings.broker_socket.clone(),
             policy: plan.egress.unwrap_or(settings.policy),
             host_ports: settings.host_ports.clone(),
         },
         env: Vec::new(),
+    }
+}
+
+fn bind(volume: &VolumeMount, context: &Context) -> Bind {
+    Bind {
+        source: context.volumes.data(&volume.uid),
+        target: volume.target.clone(),
+        read_only: volume.read_only,
+        owned: true,
     }
 }

@@ -5,13 +5,13 @@ use std::collections::BTreeSet;
 use cordium_broker::{GATEWAY_V4, HOST_NAME};
 use cordium_proto::v1::{
     Dotfiles, EnvVar, HostEntry, Limit, OnFailure, PrepareRequest, Repository, StartRequest, Task, TaskType,
-    UserSettings,
+    UserSettings, Volume,
 };
 use cordium_runtime::DEFAULT_CAPABILITIES;
 use cordium_spec::{self as schema, ImageSource, WorkspaceSpec};
 
 use super::{RunPlan, Secrets};
-use crate::{images::Login, request_error::RequestError};
+use crate::{images::Login, request_error::RequestError, volumes::VolumeMount};
 
 /// Whose run it is.
 pub struct Asked {
@@ -25,6 +25,8 @@ pub struct Asked {
     pub run_id: String,
     /// Dotfiles and so on.
     pub user: UserSettings,
+    /// The volumes that its spec mounts.
+    pub volumes: Vec<Volume>,
 }
 
 impl Asked {
@@ -48,6 +50,7 @@ impl Asked {
             space: request.space.clone(),
             run_id: request.run_id.clone(),
             user: request.user.clone().unwrap_or_default(),
+            volumes: request.volumes.clone(),
         })
     }
 }
@@ -63,6 +66,28 @@ pub fn check_id(field: &str, id: &str) -> Result<(), RequestError> {
     Err(RequestError::Invalid(format!("{field}: was {id:?}; allowed: 1 to 63 letters, digits and dashes")))
 }
 
+/// What is mounted, outer ones first. Volumes are named by uid, which becomes a path.
+fn volumes(asked: &Asked, spec: &WorkspaceSpec) -> Result<Vec<VolumeMount>, RequestError> {
+    let mut mounts = Vec::new();
+    for (index, mount) in spec.runtime.volume_mounts.iter().enumerate() {
+        let uid = &mount.volume_ref.uid;
+        let field = format!("spec.runtime.volumeMounts[{index}].volumeRef.uid");
+        check_id(&field, uid)?;
+        let volume = asked.volumes.iter().find(|volume| volume.uid == *uid).ok_or_else(|| {
+            RequestError::Invalid(format!("{field}: was {uid:?}; that volume was not given with the start"))
+        })?;
+        mounts.push(VolumeMount {
+            uid: uid.clone(),
+            name: volume.name.clone(),
+            exclusive: volume.exclusive,
+            target: mount.mount_path.clone().into(),
+            read_only: mount.read_only,
+        });
+    }
+    mounts.sort_by_key(|mount| mount.target.components().count());
+    Ok(mounts)
+}
+
 /// Makes the plan, or says which field of the spec this node cannot serve.
 pub fn run_plan(
     asked: &Asked,
@@ -71,15 +96,16 @@ pub fn run_plan(
     base_image: Option<&str>,
 ) -> Result<RunPlan, RequestError> {
     schema::check_supported(spec).map_err(|error| RequestError::Unsupported(error.to_string()))?;
-    if !spec.runtime.volume_mounts.is_empty() {
-        let message = "spec.runtime.volumeMounts: mounting volumes is not supported yet; use /workspace, which persists";
-        return Err(RequestError::Unsupported(message.to_owned()));
-    }
     let (image, login) = image(spec, secrets, base_image)?;
     let runtime = &spec.runtime;
     let mut warnings = Vec::new();
     if runtime.disable_init == Some(true) {
         warnings.push("runtime.disableInit has no effect: the agent is always the first process".to_owned());
+    }
+    let volumes = volumes(asked, spec)?;
+    for volume in &asked.volumes {
+        let Volume { name, size_mib, .. } = volume;
+        warnings.push(format!("the size of volume {name:?}, {size_mib} MiB, is not enforced on this node"));
     }
     Ok(RunPlan {
         image,
@@ -92,6 +118,7 @@ pub fn run_plan(
             schema::DefaultAction::AllowPublic => Some(cordium_broker::Policy::AllowAll),
             schema::DefaultAction::Deny => Some(cordium_broker::Policy::Deny),
         },
+        volumes,
         entrypoint: words("entrypoint", runtime.entrypoint.as_deref())?,
         cmd: words("cmd", runtime.cmd.as_deref())?,
         prepare: prepare(asked, spec, secrets).map_err(RequestError::Invalid)?,

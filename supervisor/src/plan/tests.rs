@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cordium_proto::v1::{StartRequest, UserSettings};
+use cordium_proto::v1::{StartRequest, UserSettings, Volume};
 use oci_spec::image::{ConfigBuilder, ImageConfiguration, ImageConfigurationBuilder};
 
 use super::*;
@@ -18,6 +18,7 @@ fn asked() -> Asked {
             dotfiles_url: "https://example.org/dots".into(),
             dotfiles_branch: "main".into(),
         },
+        volumes: vec![Volume { uid: "v-1".into(), name: "data".into(), exclusive: true, size_mib: 100 }],
     }
 }
 

@@ -6,6 +6,7 @@
 use std::{sync::Arc, time::Duration};
 
 use cordium_proto::v1::{LogSource, WorkspaceState, failure::Type};
+use cordium_runtime::MOUNT_TARGET;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -13,10 +14,11 @@ use super::{Event, Halted, Report, StartupEnd, pull};
 use crate::{
     agent_link::AgentLink,
     context::Context,
-    failure::failure,
+    failure::{failure, volume_failure},
     logs::{Line, Log},
     plan::{self, RunPlan},
     runtime::{RuntimeFailure, SandboxHandle},
+    volumes::VolumeMount,
 };
 
 /// How long a cancelled start-up waits for a sandbox that is being made.
@@ -61,6 +63,7 @@ impl Startup {
     ) -> Result<AgentLink, Halted> {
         self.phase(WorkspaceState::Initializing, "preparing storage".to_owned(), Vec::new()).await?;
         self.storage().await?;
+        self.volumes().await?;
 
         self.phase(WorkspaceState::PullingImage, format!("pulling {}", self.plan.image), Vec::new()).await?;
         let puller = pull::Pull {
@@ -133,6 +136,29 @@ impl Startup {
             .map_err(|e| Halted::Failed(failure(Type::LoadStorage, format!("preparing the storage: {e}"))))
     }
 
+    async fn volumes(&self) -> Result<(), Halted> {
+        for volume in &self.plan.volumes {
+            let (context, uid) = (self.context.clone(), volume.uid.clone());
+            let made = tokio::task::spawn_blocking(move || context.volumes.make(&uid));
+            let limit = self.context.timeouts.storage;
+            let made = self.step(limit, "preparing the volumes", made).await?;
+            let problem = match made {
+                Ok(Ok(())) => continue,
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => "the preparation was cut off".to_owned(),
+            };
+            let message = format!("making volume {:?}: {problem}", volume.name);
+            return Err(Halted::Failed(volume_failure(&volume.name, message)));
+        }
+        Ok(())
+    }
+
+    /// The volume whose mount a failed start tells of.
+    fn blamed(&self, message: &str) -> Option<&VolumeMount> {
+        let names = |volume: &VolumeMount| message.contains(&format!("{MOUNT_TARGET} {:?}:", volume.target));
+        self.plan.volumes.iter().find(|volume| names(volume))
+    }
+
     /// Starts the sandbox in a task of its own, which is waited for even when the start-up is cancelled.
     async fn sandbox(&self, image: &crate::images::RunImage) -> Result<Arc<dyn SandboxHandle>, Halted> {
         let plan = plan::sandbox_plan(&self.plan, image, &self.context);
@@ -148,7 +174,11 @@ impl Startup {
             Some(Ok(Ok(sandbox))) => Ok(sandbox),
             Some(Ok(Err(error))) => {
                 self.keep_keeper_log().await;
-                Err(fail(format!("starting the sandbox: {error}")))
+                let message = format!("starting the sandbox: {error}");
+                Err(match self.blamed(&message) {
+                    Some(volume) => Halted::Failed(volume_failure(&volume.name, message)),
+                    None => fail(message),
+                })
             }
             Some(Err(_)) => Err(fail("starting the sandbox: its task has panicked".to_owned())),
             None => {

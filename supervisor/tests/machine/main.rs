@@ -8,3 +8,4 @@ mod restart;
 mod servers;
 mod sessions;
 mod stopping;
+mod volumes;

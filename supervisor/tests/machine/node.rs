@@ -3,7 +3,8 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use cordium_proto::v1::{
-    DeleteRequest, PhaseEvent, StartRequest, StopRequest, WorkspaceState, node_server::Node as _,
+    DeleteRequest, DeleteVolumeRequest, PhaseEvent, StartRequest, StopRequest, Volume, WorkspaceState,
+    node_server::Node as _,
 };
 use cordium_supervisor::{
     context::{Context, Dirs, SandboxSettings},
@@ -11,6 +12,7 @@ use cordium_supervisor::{
     phases::{self, Ring},
     store::Store,
     timeouts::Timeouts,
+    volumes::Volumes,
     workspaces::Workspaces,
 };
 use futures::StreamExt as _;
@@ -52,6 +54,8 @@ impl Node {
         }
         let ring = Arc::new(Ring::default());
         let store = Store::open(&dirs.state.join("node.db"), ring.clone()).unwrap();
+        let runtime = Arc::new(FakeRuntime(world.clone()));
+        let volumes = Volumes::new(dirs.volumes(), runtime.clone());
         let context = Arc::new(Context {
             name: "n1".into(),
             sandbox: SandboxSettings {
@@ -64,7 +68,8 @@ impl Node {
             store: Arc::new(store),
             ring,
             images: Arc::new(FakeImages(world.clone())),
-            runtime: Arc::new(FakeRuntime(world.clone())),
+            volumes,
+            runtime,
             timeouts,
             shutdown: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -97,6 +102,37 @@ impl Node {
             ..StartRequest::default()
         };
         self.node.start(Request::new(request)).await.map(|answer| answer.into_inner().revision)
+    }
+
+    /// Starts a run of any workspace with these volumes, each as (uid, exclusive).
+    pub async fn start_with(
+        &self,
+        uid: &str,
+        run: &str,
+        spec: &str,
+        volumes: &[(&str, bool)],
+    ) -> Result<u64, Status> {
+        let volume = |(uid, exclusive): &(&str, bool)| Volume {
+            uid: (*uid).into(),
+            name: format!("{uid}-name"),
+            exclusive: *exclusive,
+            size_mib: 100,
+        };
+        let request = StartRequest {
+            workspace_uid: uid.into(),
+            workspace_name: "demo".into(),
+            space: "default".into(),
+            run_id: run.into(),
+            spec_json: spec.into(),
+            volumes: volumes.iter().map(volume).collect(),
+            ..StartRequest::default()
+        };
+        self.node.start(Request::new(request)).await.map(|answer| answer.into_inner().revision)
+    }
+
+    pub async fn delete_volume(&self, uid: &str) -> Result<(), Status> {
+        let request = DeleteVolumeRequest { volume_uid: uid.into() };
+        self.node.delete_volume(Request::new(request)).await.map(drop)
     }
 
     pub async fn stop(&self, force: bool) -> Result<u64, Status> {

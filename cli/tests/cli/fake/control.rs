@@ -73,7 +73,7 @@ impl Control for Fake {
         if self.find(request.kind, &request.name).is_some() {
             return Err(Status::already_exists(format!("{:?} exists", request.name)));
         }
-        let workspace = request.kind() == Kind::Workspace;
+        let (workspace, volume) = (request.kind() == Kind::Workspace, request.kind() == Kind::Volume);
         let resource = Resource {
             kind: request.kind,
             metadata: Some(Metadata {
@@ -88,6 +88,13 @@ impl Control for Fake {
                 state: WorkspaceState::Stopped.into(),
                 node: "fake".into(),
                 ..WorkspaceStatus::default()
+            }),
+            volume_status: volume.then(|| VolumeStatus {
+                state: volume_status::State::Pending.into(),
+                node: request.node,
+                capacity_mib: 10_000,
+                warnings: vec!["the size is not enforced".into()],
+                ..VolumeStatus::default()
             }),
         };
         self.0.resources.lock().unwrap().push(resource.clone());

@@ -33,6 +33,9 @@ impl Node for Fake {
     async fn delete(&self, _: Request<DeleteRequest>) -> Answer<DeleteResponse> {
         Err(Status::unimplemented("not in the fake"))
     }
+    async fn delete_volume(&self, _: Request<DeleteVolumeRequest>) -> Answer<DeleteVolumeResponse> {
+        Err(Status::unimplemented("not in the fake"))
+    }
     async fn list(&self, _: Request<ListNodeWorkspacesRequest>) -> Answer<ListNodeWorkspacesResponse> {
         Err(Status::unimplemented("not in the fake"))
     }

@@ -9,6 +9,7 @@ mod runtime;
 mod space;
 mod task;
 mod timeout;
+mod volume;
 mod workspace;
 
 pub use image::{
@@ -27,6 +28,7 @@ pub use runtime::{
 pub use space::{Authorization, SpaceLimit, SpaceRuntime, SpaceSpec};
 pub use task::{OnFailure, Task, TaskType};
 pub use timeout::Timeout;
+pub use volume::{AccessMode, VolumeSpec};
 pub use workspace::{Application, TemplateSpec, Var, WorkspaceSpec};
 
 /// For `skip_serializing_if`: what is unset is left out of the canonical JSON.

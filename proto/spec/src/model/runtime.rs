@@ -42,7 +42,7 @@ pub struct Runtime {
     /// Stop when all tasks are done.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub auto_stop: Option<bool>,
-    /// Volumes of the Space.
+    /// Volumes of the Space. The Template's first, then the Workspace's; no two may overlap.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     pub volume_mounts: Vec<VolumeMount>,

@@ -252,3 +252,27 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_volume_has_a_size_and_an_access_mode() {
+    let document = "apiVersion: cordium/v1\nkind: Volume\nmetadata: {name: v}\nspec: {size: {megabytes: 64}, accessMode: ACCESS_MODE_SHARED}";
+    let Document::Volume(volume) = parse_document(document).unwrap() else { panic!("not a volume") };
+    assert_eq!(
+        (volume.spec.size.megabytes, volume.spec.access_mode),
+        (64, crate::AccessMode::AccessModeShared)
+    );
+    let json = serde_json::to_string(&parse_volume_json("{}").unwrap()).unwrap();
+    assert_eq!(json, r#"{"size":{"megabytes":10000},"accessMode":"ACCESS_MODE_EXCLUSIVE"}"#);
+    for (text, path) in [
+        ("size: {megabytes: 15}", "spec.size.megabytes"),
+        ("size: {megabytes: 10000001}", "spec.size.megabytes"),
+        ("size: {}", "spec.size.megabytes"),
+        ("size: 64", "spec.size"),
+        ("accessMode: EXCLUSIVE", "spec.accessMode"),
+        ("mountPath: /data", "spec.mountPath"),
+    ] {
+        assert_eq!(parse_volume_json(text).expect_err(text).path, path, "{text}");
+    }
+    let nameless = "{apiVersion: cordium/v1, kind: Volume, spec: {}}";
+    assert_eq!(parse_document(nameless).unwrap_err().path, "metadata.name");
+}

@@ -340,3 +340,19 @@ proptest! {
         prop_assert_eq!(again, spec);
     }
 }
+
+#[test]
+fn volume_mounts_are_appended_and_may_not_overlap() {
+    let mount = |name: &str, path: &str| {
+        format!("runtime: {{volumeMounts: [{{volumeRef: {{name: {name}}}, mountPath: {path}}}]}}")
+    };
+    let spec = resolved(&mount("a", "/a"), &mount("b", "/b"), "{}", &[]).unwrap();
+    let mounts = &spec.runtime.volume_mounts;
+    let seen: Vec<_> = mounts.iter().map(|m| (m.volume_ref.name.as_str(), m.mount_path.as_str())).collect();
+    assert_eq!(seen, [("a", "/a"), ("b", "/b")]);
+    for (below, above) in [("/a", "/a"), ("/a", "/a/b"), ("/a/b", "/a")] {
+        let error = resolved(&mount("a", below), &mount("b", above), "{}", &[]).unwrap_err();
+        assert_eq!(error.path, "spec.runtime.volumeMounts[1].mountPath", "{below} {above}");
+        assert!(error.message.contains("does not overlap"), "{error}");
+    }
+}

@@ -14,6 +14,7 @@ impl Actor {
                 "stop it first, or wait until it is STOPPED",
             ));
         }
+        self.context.volumes.claim(&plan.prepare.workspace_uid, &plan.volumes)?;
         let before = self.record.clone();
         let latest = &mut self.record.latest;
         latest.workspace_name = plan.prepare.workspace_name.clone();
@@ -36,6 +37,7 @@ impl Actor {
             Ok(event) => self.record.run_revision = event.revision,
             Err(error) => {
                 self.record = before;
+                self.context.volumes.release(self.record.uid());
                 return Err(error.into());
             }
         }

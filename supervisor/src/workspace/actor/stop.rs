@@ -85,6 +85,10 @@ impl Actor {
 
     pub(super) async fn on_halt_ended(&mut self, end: HaltEnd) {
         end.warnings.into_iter().for_each(|warning| self.warn(warning));
+        // What cannot be ended may still write to them.
+        if end.failure.is_none() {
+            self.context.volumes.release(self.record.uid());
+        }
         if self.record.latest.failure.is_none() {
             self.record.latest.failure = end.failure;
         }
