@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Debian packages, each with the reason why it is here.
-const PACKAGES: [(&str, &str); 20] = [
+const PACKAGES: [(&str, &str); 21] = [
     ("uidmap", "maps subordinate ids"),
     ("nftables", "the gateway's rules"),
     ("iproute2", "the gateway's links"),
@@ -32,8 +32,9 @@ const PACKAGES: [(&str, &str); 20] = [
     ("ca-certificates", "TLS to registries"),
     ("util-linux", "setpriv"),
     ("procps", "ps in the demo"),
+    ("libcap2-bin", "file capabilities in the pod"),
     ("umoci", "peer of the bench"),
-    ("crun", "peer of the bench"),
+    ("crun", "the pod; peer of the bench"),
     ("runc", "peer of the bench"),
     ("podman", "peer of the bench"),
     ("gcc", "links the programs"),

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// The end-to-end groups: test targets of `cordium-tests`, in the order in which they run.
-const GROUPS: [&str; 24] = [
+const GROUPS: [&str; 26] = [
     "lifecycle",
     "runtime",
     "sandbox",
@@ -29,6 +29,7 @@ const GROUPS: [&str; 24] = [
     "limits",
     "volumes",
     "isolation",
+    "pod",
     "escape",
     "command_line",
     "api",
@@ -38,6 +39,7 @@ const GROUPS: [&str; 24] = [
     "oci_command",
     "nested",
     "nested_limits",
+    "confinement",
 ];
 
 #[derive(clap::Args)]
@@ -48,8 +50,11 @@ pub struct Args {
     /// Only the escape suite: attacks of a sandbox's root, one by one; the same as --e2e escape
     #[arg(long)]
     escape: bool,
+    /// Only the supervisor in a container as restricted as an ordinary Kubernetes pod; the same as --e2e pod
+    #[arg(long)]
+    pod: bool,
     /// Only formatting, lints, documentation, policy and unit tests
-    #[arg(long, conflicts_with_all = ["e2e", "escape"])]
+    #[arg(long, conflicts_with_all = ["e2e", "escape", "pod"])]
     unit: bool,
     /// Only the virtual machine with pure cgroup v2; with --e2e, those groups in it
     #[arg(long, conflicts_with = "unit")]
@@ -58,6 +63,7 @@ pub struct Args {
 
 pub async fn run(mut args: Args) -> Result<()> {
     args.e2e.extend(args.escape.then(|| "escape".to_owned()));
+    args.e2e.extend(args.pod.then(|| "pod".to_owned()));
     let known = || GROUPS.iter().chain(vm::GROUPS.iter().filter(|name| !GROUPS.contains(name)));
     if let Some(unknown) = args.e2e.iter().find(|wanted| !known().any(|name| name == wanted)) {
         let names: Vec<&str> = known().copied().collect();
