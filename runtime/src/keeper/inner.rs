@@ -19,6 +19,7 @@ use nix::unistd::Pid;
 
 use super::{
     birthplace::Birthplace,
+    masked,
     namespaces::Inner,
     outer::{OuterError, Root, with_unified_cgroups},
 };
@@ -40,6 +41,11 @@ pub(crate) enum InnerError {
     Outer(#[from] OuterError),
     #[error("creating the inner container: {0}")]
     Create(LibcontainerError),
+    #[error(
+        "creating the inner container: {0}; /proc has masks here, under which the kernel refuses a new one: show this \
+         container a whole and writable procfs at another path, as docs/pod.md says"
+    )]
+    MaskedProc(LibcontainerError),
     #[error("starting the inner container: {0}")]
     Start(LibcontainerError),
     #[error("the inner container has no process")]
@@ -100,7 +106,7 @@ pub(crate) fn create(
             .map(|builder| builder.with_stdout(stdout).with_stderr(log_writer))
             .and_then(|builder| builder.as_init(&root.bundle).with_systemd(false).with_detach(true).build());
         std::mem::drop(birthplace);
-        created.map_err(InnerError::Create)
+        created.map_err(failed)
     })??;
     Ok(Created { container: created, log })
 }
@@ -115,6 +121,10 @@ impl Created {
         self.container.start().map_err(InnerError::Start)?;
         Ok(Init { pid: Pid::from_raw(pid), pidfd, log: self.log })
     }
+}
+
+fn failed(error: LibcontainerError) -> InnerError {
+    if masked::whole_procfs() { InnerError::Create(error) } else { InnerError::MaskedProc(error) }
 }
 
 fn paths(plan: &SandboxPlan, root: &Root, inner: &Inner) -> InnerPaths {
@@ -132,6 +142,6 @@ fn paths(plan: &SandboxPlan, root: &Root, inner: &Inner) -> InnerPaths {
         cgroup_mount: cgroups_path.is_some(),
         // A cgroup that it cannot make. Of one that is there, cleaning up after a failure would end every process.
         cgroups_path: cgroups_path.unwrap_or_else(|| PathBuf::from("/").join(format!("cordium-{}", plan.id))),
-        fresh_sysfs: super::masked::fresh_sysfs(),
+        fresh_sysfs: masked::fresh_sysfs(),
     }
 }
