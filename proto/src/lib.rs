@@ -15,6 +15,9 @@ pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descrip
 /// The trailer that carries the next step to take, beside a status's message.
 pub const HINT_KEY: &str = "cordium-hint";
 
+/// How the one warning of a workspace begins that tells of processes killed for want of memory; a newer one replaces it.
+pub const OOM_WARNING: &str = "the out-of-memory killer";
+
 /// The largest gRPC message that any of our services accepts, in bytes.
 pub const MAX_MESSAGE_BYTES: usize = 8 << 20;
 

@@ -49,10 +49,7 @@ impl Usage {
     }
 
     pub(crate) fn plus(&self, more: &Self) -> Self {
-        Self {
-            bytes: self.bytes.saturating_add(more.bytes),
-            inodes: self.inodes.saturating_add(more.inodes),
-        }
+        Self { bytes: self.bytes.saturating_add(more.bytes), inodes: self.inodes.saturating_add(more.inodes) }
     }
 }
 
@@ -314,6 +311,8 @@ mod tests {
     fn no_limit_is_never_exceeded() {
         let usage = Usage { bytes: 5, inodes: 5 };
         assert!(!usage.exceeds(&Usage::default()));
-        assert!(usage.exceeds(&Usage { bytes: 4, inodes: 0 }) && usage.exceeds(&Usage { bytes: 0, inodes: 4 }));
+        assert!(
+            usage.exceeds(&Usage { bytes: 4, inodes: 0 }) && usage.exceeds(&Usage { bytes: 0, inodes: 4 })
+        );
     }
 }

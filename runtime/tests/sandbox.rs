@@ -21,6 +21,9 @@ use std::{
 
 use cordium_runtime::{DEFAULT_CAPABILITIES, Limits, NetworkPlan, Node, Sandbox, SandboxPlan};
 
+#[path = "sandbox/ahead.rs"]
+mod ahead;
+
 const USER: &str = "cordium-test";
 
 fn main() -> ExitCode {
@@ -31,6 +34,7 @@ fn main() -> ExitCode {
     match args.get(1).map(String::as_str) {
         Some("keeper") => cordium_runtime::keeper_main(),
         Some("as-user") => as_user(Path::new(&args[2])),
+        Some("hold") => ahead::hold(),
         _ if nix::unistd::geteuid().is_root() => as_root(),
         _ => {
             println!("sandbox: 0 passed, 0 failed, 1 skipped (run as root, which prepares the user {USER})");
@@ -156,6 +160,8 @@ fn as_user(state: &Path) -> ExitCode {
         }
         times.sort();
         check("a start that is given up leaves no process", given_up(&plan).await);
+        check("a keeper that was made ahead serves once", ahead::serve_once(state, &plan).await);
+        check("what was made ahead ends with its supervisor", ahead::end_with_the_supervisor(&plan).await);
         println!("start to answer: median {:?}", times[5]);
     });
     println!("sandbox: {passed} passed, {failed} failed");

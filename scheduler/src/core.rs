@@ -3,9 +3,10 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
 };
 
-use cordium_proto::v1::{Resource, WorkspaceStatus};
+use cordium_proto::v1::{GetUsageRequest, Resource, WorkspaceState, WorkspaceStatus};
 use rusqlite::Connection;
 use tokio::sync::OwnedMutexGuard;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -20,6 +21,9 @@ use crate::{
     status::{is_active, warn},
     store::{Store, workspaces},
 };
+
+/// How long a node may take to say what its workspaces use.
+const USAGE: Duration = Duration::from_secs(1);
 
 pub struct Core {
     pub store: Store,
@@ -64,6 +68,35 @@ impl Core {
             Ok(result) => result,
             Err(e) if e.is_panic() => std::panic::resume_unwind(e.into_panic()),
             Err(_) => Err(ApiError::ShuttingDown),
+        }
+    }
+
+    /// Adds what running workspaces use, as far as their nodes say so in time. Never stored.
+    pub async fn add_usage(&self, items: &mut [Resource]) {
+        let mut by_node: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for resource in items.iter() {
+            let (Some(status), Some(metadata)) = (&resource.status, &resource.metadata) else { continue };
+            if matches!(status.state(), WorkspaceState::Preparing | WorkspaceState::Running) {
+                by_node.entry(status.node.clone()).or_default().push(metadata.uid.clone());
+            }
+        }
+        let asked = by_node.into_iter().filter_map(|(name, workspace_uids)| {
+            let node = self.nodes.get(&name).filter(|node| node.view().reachable)?;
+            let mut client = node.client();
+            Some(async move {
+                let asked = client.get_usage(GetUsageRequest { workspace_uids });
+                tokio::time::timeout(USAGE, asked).await.ok()?.ok()
+            })
+        });
+        let mut known = HashMap::new();
+        for answer in futures::future::join_all(asked).await.into_iter().flatten() {
+            known.extend(answer.into_inner().items);
+        }
+        for resource in items {
+            let usage = resource.metadata.as_ref().and_then(|metadata| known.remove(&metadata.uid));
+            if let Some(status) = &mut resource.status {
+                status.usage = usage;
+            }
         }
     }
 

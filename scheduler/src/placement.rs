@@ -103,6 +103,8 @@ pub fn add(a: &Limit, b: &Limit) -> Limit {
         memory_mib: a.memory_mib.saturating_add(b.memory_mib),
         storage_mib: a.storage_mib.saturating_add(b.storage_mib),
         pids: a.pids.saturating_add(b.pids),
+        // The rest is not promised of a node.
+        ..Limit::default()
     }
 }
 
@@ -113,6 +115,7 @@ pub fn beyond(a: &Limit, b: &Limit) -> Limit {
         memory_mib: a.memory_mib.saturating_sub(b.memory_mib),
         storage_mib: a.storage_mib.saturating_sub(b.storage_mib),
         pids: a.pids.saturating_sub(b.pids),
+        ..Limit::default()
     }
 }
 

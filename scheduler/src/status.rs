@@ -183,6 +183,10 @@ fn learn(status: &mut WorkspaceStatus, event: &PhaseEvent) {
 /// Adds a warning once, within bounds.
 pub fn warn(status: &mut WorkspaceStatus, warning: &str) {
     let warning = clip(warning, MAX_WARNING_TEXT);
+    // It counts: the newest says all.
+    if warning.starts_with(cordium_proto::OOM_WARNING) && !status.warnings.contains(&warning) {
+        status.warnings.retain(|known| !known.starts_with(cordium_proto::OOM_WARNING));
+    }
     if status.warnings.len() < MAX_WARNINGS && !status.warnings.contains(&warning) {
         status.warnings.push(warning);
     }

@@ -16,6 +16,7 @@ pub fn of_node(state_dir: &Path) -> Limit {
         memory_mib: total_memory_mib(&meminfo),
         storage_mib: storage,
         pids: pid_max.trim().parse().unwrap_or(0),
+        ..Limit::default()
     }
 }
 

@@ -3,8 +3,12 @@
 use std::{path::Path, path::PathBuf, sync::Arc, time::Duration};
 
 use cordium_image::ImageStore;
-use cordium_runtime::{AdoptError, IdMap, Node, Sandbox, SandboxPlan, cgroup::CgroupPlan};
+use cordium_runtime::{
+    AdoptError, IdMap, Node, Pool, Reported, Sandbox, SandboxPlan,
+    cgroup::{CgroupPlan, Stats},
+};
 use futures::{FutureExt as _, future::BoxFuture};
+use tokio::sync::watch;
 
 use crate::runtime::{Ended, RuntimeFailure, SandboxHandle, SandboxRuntime, chain};
 
@@ -12,6 +16,8 @@ use crate::runtime::{Ended, RuntimeFailure, SandboxHandle, SandboxRuntime, chain
 pub struct NodeRuntime {
     /// What the machine gives us.
     pub node: Node,
+    /// Starts them, from keepers made ahead where it has one.
+    pub pool: Pool,
     /// Its helper removes files of subordinate ids.
     pub images: ImageStore,
 }
@@ -47,16 +53,7 @@ impl SandboxRuntime for NodeRuntime {
         plan: &'a SandboxPlan,
     ) -> BoxFuture<'a, Result<Arc<dyn SandboxHandle>, RuntimeFailure>> {
         async move {
-            if let Some(cgroup) = plan.cgroup.clone() {
-                // What a crash left would be in the way.
-                Sandbox::clean(cgroup).await.map_err(|error| failed(&error))?;
-            }
-            let started = Sandbox::start(plan).await.map_err(|error| failed(&error));
-            if let (Err(_), Some(cgroup)) = (&started, plan.cgroup.clone())
-                && let Err(error) = Sandbox::clean(cgroup).await
-            {
-                tracing::warn!(workspace = plan.id, %error, "removing the cgroups of a failed start");
-            }
+            let started = self.pool.start(plan).await.map_err(|error| failed(&error));
             Ok(Arc::new(Running(started?)) as Arc<dyn SandboxHandle>)
         }
         .boxed()
@@ -68,7 +65,7 @@ impl SandboxRuntime for NodeRuntime {
         run_dir: &'a Path,
     ) -> BoxFuture<'a, Result<Option<Arc<dyn SandboxHandle>>, RuntimeFailure>> {
         async move {
-            let cgroup = self.node.cgroup_plan(uid);
+            let cgroup = self.pool.cgroup_of(run_dir).or_else(|| self.node.cgroup_plan(uid));
             match Sandbox::adopt(run_dir, uid, cgroup.clone()).await {
                 Ok(sandbox) => Ok(Some(Arc::new(Running(sandbox)) as Arc<dyn SandboxHandle>)),
                 Err(AdoptError::Connect { source, .. }) if is_gone(&source) => {
@@ -82,6 +79,10 @@ impl SandboxRuntime for NodeRuntime {
         }
         .boxed()
     }
+
+    fn end(&self) -> BoxFuture<'_, ()> {
+        self.pool.end().boxed()
+    }
 }
 
 impl SandboxHandle for Running {
@@ -93,8 +94,21 @@ impl SandboxHandle for Running {
         self.0.warnings().to_vec()
     }
 
+    fn stats(&self) -> Stats {
+        self.0.stats()
+    }
+
+    fn reported(&self) -> watch::Receiver<Reported> {
+        self.0.reported()
+    }
+
     fn wait(&self) -> BoxFuture<'_, Ended> {
-        self.0.wait().map(|exit| Ended { message: exit.message, out_of_memory: exit.oom }).boxed()
+        let ended = |exit: cordium_runtime::SandboxExit| Ended {
+            message: exit.message,
+            out_of_memory: exit.oom,
+            storage: exit.storage,
+        };
+        self.0.wait().map(ended).boxed()
     }
 
     fn kill(&self, timeout: Duration) -> BoxFuture<'_, Result<(), RuntimeFailure>> {

@@ -6,8 +6,12 @@ use std::{
     time::Duration,
 };
 
-use cordium_runtime::{IdMap, SandboxPlan, cgroup::CgroupPlan};
+use cordium_runtime::{
+    IdMap, Reported, SandboxPlan,
+    cgroup::{CgroupPlan, Stats},
+};
 use futures::future::BoxFuture;
+use tokio::sync::watch;
 
 /// A failed step of the runtime: words for people, the whole chain of causes.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +25,8 @@ pub struct Ended {
     pub message: String,
     /// The kernel killed it for want of memory.
     pub out_of_memory: bool,
+    /// It was ended because of what its files take: why.
+    pub storage: Option<String>,
 }
 
 /// A running sandbox.
@@ -29,6 +35,14 @@ pub trait SandboxHandle: Send + Sync + 'static {
     fn agent_socket(&self) -> PathBuf;
     /// What could not be enforced, in words.
     fn warnings(&self) -> Vec<String>;
+    /// What its cgroups account for at this moment.
+    fn stats(&self) -> Stats {
+        Stats::default()
+    }
+    /// What its keeper has found out so far.
+    fn reported(&self) -> watch::Receiver<Reported> {
+        watch::channel(Reported::default()).1
+    }
     /// Resolves when it has ended.
     fn wait(&self) -> BoxFuture<'_, Ended>;
     /// Ends every process in it and the keeper, and undoes what the keeper made.
@@ -54,6 +68,10 @@ pub trait SandboxRuntime: Send + Sync + 'static {
         uid: &'a str,
         run_dir: &'a Path,
     ) -> BoxFuture<'a, Result<Option<Arc<dyn SandboxHandle>>, RuntimeFailure>>;
+    /// The supervisor ends: gives up what was made ahead. Sandboxes go on.
+    fn end(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
 }
 
 /// An error and its causes, in one line.

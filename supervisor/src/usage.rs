@@ -50,7 +50,9 @@ pub fn oom_warning(reported: &Reported) -> String {
     let kills = reported.oom_kills;
     let noun = if kills == 1 { "process" } else { "processes" };
     match &reported.oom_victim {
-        Some(victim) => format!("{OOM_WARNING} ended {kills} {noun} of this workspace; the last was {victim}"),
+        Some(victim) => {
+            format!("{OOM_WARNING} ended {kills} {noun} of this workspace; the last was {victim}")
+        }
         None => format!("{OOM_WARNING} ended {kills} {noun} of this workspace"),
     }
 }

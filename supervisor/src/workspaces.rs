@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use cordium_proto::v1::{Limit, StoppingReason, WorkspaceState};
+use cordium_proto::v1::{Limit, StoppingReason, Usage, WorkspaceState};
 use tokio::sync::oneshot;
 
 use crate::{
@@ -13,7 +13,7 @@ use crate::{
     plan::RunPlan,
     request_error::RequestError,
     store::{Record, StoreError},
-    volumes,
+    usage, volumes,
     workspace::{Handle, Reply, Request, View},
 };
 
@@ -73,6 +73,16 @@ impl Workspaces {
             sum.pids += limit.pids;
         }
         (sum, running)
+    }
+
+    /// What running workspaces use: these, or all.
+    pub fn usage(&self, uids: &[String]) -> HashMap<String, Usage> {
+        let running: Vec<_> = {
+            let owners = self.owners.lock().unwrap_or_else(PoisonError::into_inner);
+            let wanted = owners.iter().filter(|(uid, _)| uids.is_empty() || uids.contains(uid));
+            wanted.filter_map(|(uid, owner)| Some((uid.clone(), owner.view().sandbox?))).collect()
+        };
+        running.into_iter().map(|(uid, sandbox)| (uid, usage::of_sandbox(sandbox.as_ref()))).collect()
     }
 
     /// Begins a run; INIT_REQUEST is durable when this returns.

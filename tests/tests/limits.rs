@@ -17,8 +17,7 @@ use cordium_tests::{
     spec::{self, task},
     user::User,
     v1::{
-        CreateRequest, Kind, StoppingReason, Usage, WorkspaceState as State, WorkspaceStatus,
-        failure::Type,
+        CreateRequest, Kind, StoppingReason, Usage, WorkspaceState as State, WorkspaceStatus, failure::Type,
     },
     workspace::Output,
 };
@@ -155,7 +154,8 @@ async fn a_memory_bomb_is_named(f: Arc<Fixture>) -> Result<()> {
     let status = status_with(&w, "both kills", |status| usage(status).oom_kills >= 2).await?;
     ensure!(usage(&status).last_oom_victim.starts_with("dd (pid "), "{:?}", usage(&status));
     let status =
-        status_with(&w, "the warning", |status| has_warning(status, "the out-of-memory killer ended 2")).await?;
+        status_with(&w, "the warning", |status| has_warning(status, "the out-of-memory killer ended 2"))
+            .await?;
     let told = status.warnings.iter().filter(|warning| warning.starts_with("the out-of-memory killer"));
     ensure_eq!(told.count(), 1);
     ensure!(w.log_text(None).await?.contains("the out-of-memory killer ended"), "the log does not tell");
@@ -193,13 +193,10 @@ async fn a_killed_task_says_so(f: Arc<Fixture>) -> Result<()> {
 async fn a_fork_bomb(f: Arc<Fixture>) -> Result<()> {
     let neighbour = Neighbour::beside(&f, "calm-f").await?;
     let supervisor = f.node.pid();
-    let limit = json!({"limit": {"pids": 64, "memory": {"megabytes": 128}}});
-    let w = f.run("forkbomb", &f.small(limit)).await?;
-    // It has no end, so nobody waits for it.
-    let bomb = {
-        let w = w.clone();
-        tokio::spawn(async move { w.sh("b() { b | b & b; }; while :; do b; done 2>/dev/null").await })
-    };
+    let limit = json!({"limit": {"pids": 64, "memory": {"megabytes": 256}, "cpu": {"millicores": 1000}}});
+    let w = f.run("forkbomb", &f.base(limit)).await?;
+    // It has no end, so nobody waits for it. A shell would give up.
+    let bomb = begin(&w, "exec perl -e 'while (1) { fork }'");
     let refusing = |status: &WorkspaceStatus| usage(status).pids_refused > 100;
     let status = status_with(&w, "refused forks", refusing).await?;
     ensure!(usage(&status).pids <= 64, "{:?}", usage(&status));
@@ -280,8 +277,9 @@ async fn a_file_without_a_name(f: Arc<Fixture>) -> Result<()> {
 }
 
 async fn nesting_without_end(f: Arc<Fixture>) -> Result<()> {
-    let w = f.run("deep", &f.small(json!({}))).await?;
-    let script = "cd /workspace; i=0; while [ $i -lt 900 ]; do mkdir d; cd -P d; i=$((i+1)); done; sleep 1000";
+    let w = f.run("deep", &f.small(json!({"limit": {"inodes": 4096}}))).await?;
+    let script =
+        "cd /workspace; i=0; while [ $i -lt 900 ]; do mkdir d; cd -P d; i=$((i+1)); done; sleep 1000";
     let digger = begin(&w, script);
     ended_for_storage(&w, "nested more than 800 deep").await?;
     digger.abort();
@@ -334,7 +332,8 @@ async fn full_node(f: &Fixture, dir: &Path) -> Result<()> {
     let user = User::for_tests()?;
     let programs = cordium_tests::paths::staged_programs()?;
     let options = Options { name: "small".to_owned(), ..Default::default() };
-    let node = Node::start(&user, &programs, dir, options)?;
+    // Below the mount: the node's own leak check would find that.
+    let node = Node::start(&user, &programs, &dir.join("x"), options)?;
     let outcome = fill(f, &node).await;
     let torn_down = node.tear_down().await;
     outcome.and(torn_down)
@@ -347,7 +346,8 @@ async fn fill(f: &Fixture, node: &Node) -> Result<()> {
     let calm = Workspace::run(&clients, "calm", &small(json!({}))).await?;
     let neighbour = Neighbour::watch(calm);
     let w = Workspace::run(&clients, "filler", &small(json!({}))).await?;
-    let script = "while dd if=/dev/zero bs=1M count=2 >> /workspace/big 2>/dev/null; do sleep 0.1; done; sleep 1000";
+    let script =
+        "while dd if=/dev/zero bs=1M count=2 >> /workspace/big 2>/dev/null; do sleep 0.1; done; sleep 1000";
     let filler = begin(&w, script);
     ended_for_storage(&w, "the node's file system is nearly full").await?;
     filler.abort();
@@ -380,8 +380,8 @@ async fn in_force_inside(f: Arc<Fixture>) -> Result<()> {
     ensure_eq!(w.ok("ulimit -n; ulimit -Hn").await?, "300\n300");
     ensure!(w.root("ulimit -n 301").await?.code() != 0, "root may raise its limit");
     // The sandbox's own is not among the two.
-    w.root_ok("unshare -U unshare -U true").await?;
-    ensure!(w.root("unshare -U unshare -U unshare -U true").await?.code() != 0, "a third user namespace");
+    w.root_ok("unshare -r unshare -r true").await?;
+    ensure!(w.root("unshare -r unshare -r unshare -r true").await?.code() != 0, "a third user namespace");
     let cap = "import ctypes,sys
 libc = ctypes.CDLL(None, use_errno=True)
 n = 0
@@ -470,12 +470,12 @@ async fn one_clear_error(f: Arc<Fixture>) -> Result<()> {
         ensure!(error.contains(expected), "{error} has no {expected}");
     }
     let max = json!({"limit": {"maxLimit": {"memory": {"megabytes": 128}, "pids": 100}}});
-    let mut space =
-        CreateRequest { name: "tight".into(), spec_json: max.to_string(), ..Default::default() };
+    let mut space = CreateRequest { name: "tight".into(), spec_json: max.to_string(), ..Default::default() };
     space.set_kind(Kind::Space);
     f.clients.control.clone().create(space).await?;
     let error =
-        refused("greedy", "tight", json!({"memory": {"megabytes": 256}, "pids": 101, "openFiles": 999})).await?;
+        refused("greedy", "tight", json!({"memory": {"megabytes": 256}, "pids": 101, "openFiles": 999}))
+            .await?;
     let expected = "spec.limit: asks for more than the Space allows: memory.megabytes was 256, allowed: at most 128; \
                     pids was 101, allowed: at most 100";
     ensure!(error.contains(expected), "{error}");

@@ -393,7 +393,7 @@ impl Exec {
                 match response.message.unwrap() {
                     exec_response::Message::Stdout(data) => done.stdout.extend_from_slice(&data),
                     exec_response::Message::Stderr(data) => done.stderr.extend_from_slice(&data),
-                    exec_response::Message::Exit(ExecExit { code, signal, error }) => {
+                    exec_response::Message::Exit(ExecExit { code, signal, error, .. }) => {
                         (done.code, done.signal, done.error) = (code, signal, error);
                     }
                 }

@@ -9,7 +9,7 @@ use crate::{
     args::Global,
     client::{Client, Start},
     error::{CliError, Doing as _},
-    output::{self, duration, format::Format, json, table, text},
+    output::{self, duration, format::Format, json, table, text, usage},
     spec::Kind,
 };
 
@@ -85,7 +85,7 @@ fn rows(kind: Kind, items: &[Resource], wide: bool, now: Timestamp) -> String {
         Kind::Workspace => {
             header.extend(["STATE", "SPACE", "TEMPLATE", "IMAGE", "AGE"]);
             if wide {
-                header.extend(["NODE", "RUNS", "CPU", "MEMORY", "UID", "MESSAGE"]);
+                header.extend(["NODE", "RUNS", "CPU", "MEMORY", "STORAGE", "UID", "MESSAGE"]);
             }
         }
         Kind::Space => header.extend(["DISPLAY NAME", "AGE"]),
@@ -124,7 +124,14 @@ fn row(kind: Kind, r: &Resource, wide: bool, now: Timestamp) -> Vec<String> {
                     status.node.clone(),
                     status.successful_runs.to_string(),
                     or_dash(limit.cpu_millicores, format!("{}m", limit.cpu_millicores)),
-                    or_dash(limit.memory_mib, format!("{}MiB", limit.memory_mib)),
+                    match &status.usage {
+                        Some(used) => usage::memory(used, &limit),
+                        None => or_dash(limit.memory_mib, format!("{}MiB", limit.memory_mib)),
+                    },
+                    match &status.usage {
+                        Some(used) => usage::storage(used, &limit),
+                        None => or_dash(limit.storage_mib, format!("{}MiB", limit.storage_mib)),
+                    },
                     meta.uid.clone(),
                     text::shorten(&text::one_line(message), 80),
                 ]);

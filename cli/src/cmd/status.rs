@@ -1,9 +1,9 @@
 //! `cordium status`.
 
-use cordium_proto::v1::{GetStatusRequest, GetStatusResponse, NodeStatus};
+use cordium_proto::v1::{GetStatusRequest, GetStatusResponse, Kind, ListRequest, NodeStatus, Resource};
 use serde_json::{Value, json};
 
-use super::Outcome;
+use super::{Outcome, resource};
 use crate::{
     args::Global,
     client::{Client, Start},
@@ -11,8 +11,8 @@ use crate::{
     output::{
         self, duration,
         format::Structured,
-        json::{Object, limit},
-        table,
+        json::{self, Object, limit},
+        table, usage,
     },
 };
 
@@ -26,8 +26,12 @@ pub struct Args {
 pub async fn run(global: &Global, args: Args) -> Outcome {
     let client = Client::connect(global, Start::Never).await?;
     let status = client.control().get_status(GetStatusRequest {}).await.doing("get the status")?.into_inner();
+    let request = ListRequest { kind: Kind::Workspace.into(), ..ListRequest::default() };
+    let mut workspaces =
+        client.control().list(request).await.doing("list the workspaces")?.into_inner().items;
+    workspaces.sort_by(|a, b| (&a.space, resource::name(a)).cmp(&(&b.space, resource::name(b))));
     if let Some(format) = args.out {
-        output::print(&format.render(&as_json(&status))?);
+        output::print(&format.render(&as_json(&status, &workspaces))?);
         return Ok(0);
     }
     output::line(&format!("version   {}", status.version));
@@ -42,6 +46,16 @@ pub async fn run(global: &Global, args: Args) -> Outcome {
     let rows: Vec<Vec<String>> = status.nodes.iter().map(row).collect();
     let header = ["NODE", "REACHABLE", "RUNNING", "CPU", "MEMORY", "STORAGE", "VERSION", "STATE DIR"];
     output::print(&table::render(&header, &rows));
+    let usage = usage::table(&workspaces);
+    if !usage.is_empty() {
+        output::print(&format!("\n{usage}"));
+    }
+    for workspace in &workspaces {
+        let status = workspace.status.clone().unwrap_or_default();
+        for warning in status.warnings.iter().filter(|_| status.usage.is_some()) {
+            output::warning(&format!("workspace {}: {warning}", resource::name(workspace)));
+        }
+    }
     for status in &status.nodes {
         let node = status.node.clone().unwrap_or_default();
         if !status.error.is_empty() {
@@ -75,7 +89,7 @@ fn row(status: &NodeStatus) -> Vec<String> {
     ]
 }
 
-fn as_json(status: &GetStatusResponse) -> Value {
+fn as_json(status: &GetStatusResponse, workspaces: &[Resource]) -> Value {
     let mut states: Vec<_> = status.workspaces_by_state.iter().collect();
     states.sort();
     let states: serde_json::Map<String, Value> =
@@ -101,5 +115,22 @@ fn as_json(status: &GetStatusResponse) -> Value {
                 .done()
         })
         .collect();
-    json!({ "version": status.version, "revision": status.revision, "workspacesByState": states, "nodes": nodes })
+    let running: Vec<Value> = workspaces
+        .iter()
+        .filter_map(|workspace| {
+            let status = workspace.status.as_ref()?;
+            let used = json::usage(status.usage.as_ref()?);
+            let object = Object::default()
+                .set("name", resource::name(workspace))
+                .reference("spaceRef", &workspace.space)
+                .maybe("limit", status.limit.as_ref().map(limit))
+                .set("usage", used)
+                .list("warnings", status.warnings.iter().cloned().map(Value::from).collect());
+            Some(object.done())
+        })
+        .collect();
+    json!({
+        "version": status.version, "revision": status.revision, "workspacesByState": states,
+        "nodes": nodes, "workspaces": running,
+    })
 }

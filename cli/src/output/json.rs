@@ -1,8 +1,9 @@
 //! Resources and events as JSON in the published form: camelCase, short enum names, RFC 3339 times, no empty fields.
 
 use cordium_proto::v1::{
-    Failure, Kind as ProtoKind, Limit, Metadata, PhaseEvent, Resource, Run, SharedPort, StoppingReason,
-    VolumeStatus, WorkspaceEvent, WorkspaceState, WorkspaceStatus, failure::Type, shared_port::Mode,
+    Failure, Kind as ProtoKind, Limit, Metadata, PhaseEvent, Pressure, Resource, Run, SharedPort,
+    StoppingReason, Usage, VolumeStatus, WorkspaceEvent, WorkspaceState, WorkspaceStatus, failure::Type,
+    shared_port::Mode,
 };
 use prost_types::Timestamp;
 use serde_json::{Map, Value, json};
@@ -128,6 +129,7 @@ fn workspace_status(s: &WorkspaceStatus, space: &str) -> Value {
         .set("successfulRuns", s.successful_runs)
         .maybe("totalLastRunsDuration", duration)
         .maybe("limit", s.limit.as_ref().map(limit))
+        .maybe("usage", s.usage.as_ref().map(usage))
         .maybe("stoppingReason", reason(s.stopping_reason))
         .maybe("lastStoppingReason", reason(s.last_stopping_reason))
         .maybe("run", s.run.as_ref().map(run))
@@ -162,11 +164,50 @@ fn volume_status(s: &VolumeStatus, space: &str) -> Value {
 
 pub fn limit(l: &Limit) -> Value {
     let part = |key: &str, n: u64| (n != 0).then(|| json!({ key: n }));
+    let inotify = Object::default()
+        .number("instances", l.inotify_instances)
+        .number("watches", l.inotify_watches)
+        .done();
     Object::default()
         .maybe("cpu", part("millicores", l.cpu_millicores))
         .maybe("memory", part("megabytes", l.memory_mib))
+        .maybe("swap", part("megabytes", l.swap_mib))
         .maybe("storage", part("megabytes", l.storage_mib))
+        .number("inodes", l.inodes)
         .number("pids", l.pids)
+        .maybe("io", part("weight", l.io_weight))
+        .number("openFiles", l.open_files)
+        .maybe("inotify", (inotify != json!({})).then_some(inotify))
+        .number("userNamespaces", l.user_namespaces)
+        .done()
+}
+
+pub fn usage(u: &Usage) -> Value {
+    let pressure = |p: &Option<Pressure>| {
+        p.as_ref().map(|p| json!({ "someAvg10": p.some_avg10, "fullAvg10": p.full_avg10 }))
+    };
+    let pressures = Object::default()
+        .maybe("cpu", pressure(&u.cpu_pressure))
+        .maybe("memory", pressure(&u.memory_pressure))
+        .maybe("io", pressure(&u.io_pressure))
+        .done();
+    Object::default()
+        .time("at", u.at.as_ref())
+        .set("cpu", json!({ "usec": u.cpu_usec }))
+        .set(
+            "memory",
+            json!({ "bytes": u.memory_bytes, "peakBytes": u.memory_peak_bytes, "swapBytes": u.swap_bytes }),
+        )
+        .set("pids", json!({ "count": u.pids, "refused": u.pids_refused }))
+        .maybe(
+            "storage",
+            u.storage_measured_at
+                .as_ref()
+                .map(|at| json!({ "bytes": u.storage_bytes, "inodes": u.inodes, "measuredAt": rfc3339(at) })),
+        )
+        .set("oomKills", u.oom_kills)
+        .text("lastOomVictim", &u.last_oom_victim)
+        .maybe("pressure", (pressures != json!({})).then_some(pressures))
         .done()
 }
 
@@ -208,6 +249,8 @@ pub fn failure_type(f: &Failure) -> (&'static str, Value) {
         Some(Type::HealthCheck(_)) => ("healthCheck", unit()),
         Some(Type::NetworkPolicy(_)) => ("networkPolicy", unit()),
         Some(Type::Volume(n)) => ("volume", json!({ "name": n.name })),
+        Some(Type::StorageExceeded(_)) => ("storageExceeded", unit()),
+        Some(Type::OutOfMemory(_)) => ("outOfMemory", unit()),
         Some(Type::Unknown(_)) | None => ("unknown", unit()),
     }
 }

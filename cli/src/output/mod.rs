@@ -6,6 +6,7 @@ pub mod json;
 pub mod pull;
 pub mod table;
 pub mod text;
+pub mod usage;
 
 use std::{
     env,

@@ -28,7 +28,11 @@ fn row(name: &str, usage: &Usage, limit: &Limit) -> Vec<String> {
         memory(usage, limit),
         of(usage.pids.to_string(), limit.pids, limit.pids.to_string()),
         storage(usage, limit),
-        if measured { of(usage.inodes.to_string(), limit.inodes, limit.inodes.to_string()) } else { "-".into() },
+        if measured {
+            of(usage.inodes.to_string(), limit.inodes, limit.inodes.to_string())
+        } else {
+            "-".into()
+        },
         [&usage.cpu_pressure, &usage.memory_pressure, &usage.io_pressure].map(percent).join("/"),
         oom(usage),
     ]

@@ -79,7 +79,12 @@ fn report(exit: &ExecExit) -> u8 {
         CliError::new(format!("cannot start the command: {}", exit.error))
             .hint("check its name and the working directory; a line for a shell needs `-- sh -c '…'`")
             .print();
-    } else if exit.signal != 0 && exit.code == 0 {
+        return (exit.code & 0xff) as u8;
+    }
+    if !exit.killed_by.is_empty() {
+        output::warning(&format!("the command was {}", exit.killed_by));
+    }
+    if exit.signal != 0 && exit.code == 0 {
         return (128 + exit.signal.clamp(1, 64)) as u8;
     }
     (exit.code & 0xff) as u8
@@ -222,7 +227,7 @@ mod tests {
 
     #[test]
     fn exit_codes() {
-        let exit = |code, signal| report(&ExecExit { code, signal, error: String::new() });
+        let exit = |code, signal| report(&ExecExit { code, signal, ..ExecExit::default() });
         assert_eq!(exit(7, 0), 7);
         assert_eq!(exit(137, 9), 137);
         assert_eq!(exit(0, 15), 143);

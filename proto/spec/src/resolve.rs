@@ -41,12 +41,7 @@ pub fn resolve(
     }
     let mut spec = merge::merge(template, workspace);
     merge::space(&space.runtime, &mut spec.runtime);
-    spec.limit = spec
-        .limit
-        .or(space.limit.default_limit)
-        .or(node_defaults.default.into())
-        .capped(space.limit.max_limit)
-        .capped(node_defaults.max);
+    spec.limit = limit(&spec.limit, space, node_defaults)?;
 
     let mut raw: BTreeMap<_, _> = spec.vars.drain(..).map(|var| (var.name, var.value)).collect();
     raw.extend(run_vars.clone());
@@ -59,6 +54,25 @@ pub fn resolve(
     validate::validate_resolved(&spec).map_err(|error| vars.explain(error))?;
     check_supported(&spec)?;
     Ok(spec)
+}
+
+/// What is asked for must lie within what the Space and the node allow; what nobody asked for is made to.
+fn limit(asked: &Limit, space: &SpaceSpec, node: &LimitDefaults) -> Result<Limit, SpecError> {
+    for (who, max) in [("the Space", space.limit.max_limit), ("the node", node.max)] {
+        let beyond: Vec<String> = asked
+            .beyond(&max)
+            .into_iter()
+            .map(|(field, asked, allowed)| format!("{field} was {asked}, allowed: at most {allowed}"))
+            .collect();
+        if !beyond.is_empty() {
+            let message = format!("asks for more than {who} allows: {}", beyond.join("; "));
+            return Err(SpecError::new("spec.limit", message));
+        }
+    }
+    // The number of files follows the storage unless somebody has said it.
+    let usual = Limit { inodes: None, ..node.default.into() };
+    let limit = asked.or(space.limit.default_limit).or(usual).capped(space.limit.max_limit).capped(node.max);
+    Ok(limit.or(limit.effective().into()))
 }
 
 /// Refuses by name what the schema has but no node can do yet.

@@ -161,7 +161,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let own = dir.path().join("x/box");
         fs::create_dir_all(&own).unwrap();
-        for file in ["memory.max", "memory.high", "memory.swap.max", "memory.oom.group", "cpu.max", "pids.max"] {
+        for file in
+            ["memory.max", "memory.high", "memory.swap.max", "memory.oom.group", "cpu.max", "pids.max"]
+        {
             fs::write(own.join(file), "max 100000\n").unwrap();
         }
         let controllers = ["cpu", "memory", "pids"].map(str::to_owned).to_vec();

@@ -41,6 +41,7 @@ pub async fn get(core: &Arc<Core>, request: GetRequest) -> Result<Resource, ApiE
         })
         .await?;
     core.decorate(&mut resource);
+    core.add_usage(std::slice::from_mut(&mut resource)).await;
     Ok(resource)
 }
 
@@ -78,6 +79,7 @@ pub async fn list(core: &Arc<Core>, request: ListRequest) -> Result<ListResponse
         })
         .await?;
     items.iter_mut().for_each(|resource| core.decorate(resource));
+    core.add_usage(&mut items).await;
     Ok(ListResponse { items })
 }
 

@@ -270,6 +270,15 @@ impl Node for FakeNode {
         })))
     }
 
+    async fn get_usage(
+        &self,
+        request: Request<v1::GetUsageRequest>,
+    ) -> Result<Response<v1::GetUsageResponse>, Status> {
+        let usage = |uid: &String| (uid.clone(), v1::Usage { pids: 7, ..Default::default() });
+        let items = request.into_inner().workspace_uids.iter().map(usage).collect();
+        Ok(Response::new(v1::GetUsageResponse { items }))
+    }
+
     async fn watch_phases(
         &self,
         request: Request<WatchPhasesRequest>,

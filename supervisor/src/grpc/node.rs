@@ -4,10 +4,10 @@ use std::{sync::Arc, time::SystemTime};
 
 use cordium_proto::v1::{
     DeleteRequest, DeleteResponse, DeleteVolumeRequest, DeleteVolumeResponse, GetNodeRequest,
-    GetNodeResponse, ListImagesRequest, ListImagesResponse, ListNodeWorkspacesRequest,
-    ListNodeWorkspacesResponse, PhaseEvent, PruneImagesRequest, PruneImagesResponse, PullImageRequest,
-    PullProgress, RemoveImageRequest, RemoveImageResponse, StartRequest, StartResponse, StopRequest,
-    StopResponse, WatchPhasesRequest, node_server::Node,
+    GetNodeResponse, GetUsageRequest, GetUsageResponse, ListImagesRequest, ListImagesResponse,
+    ListNodeWorkspacesRequest, ListNodeWorkspacesResponse, PhaseEvent, PruneImagesRequest,
+    PruneImagesResponse, PullImageRequest, PullProgress, RemoveImageRequest, RemoveImageResponse,
+    StartRequest, StartResponse, StopRequest, StopResponse, WatchPhasesRequest, node_server::Node,
 };
 use futures::{StreamExt as _, TryStreamExt as _, stream::BoxStream};
 use tokio::sync::mpsc;
@@ -116,6 +116,17 @@ impl Node for NodeService {
             .map_err(|_| shutting_down())?
             .map_err(of_store)?;
         Ok(Response::new(ListNodeWorkspacesResponse { items: snapshot.events, revision: snapshot.revision }))
+    }
+
+    async fn get_usage(
+        &self,
+        request: Request<GetUsageRequest>,
+    ) -> Result<Response<GetUsageResponse>, Status> {
+        let uids = request.into_inner().workspace_uids;
+        let workspaces = self.workspaces.clone();
+        // Each takes a few reads of cgroup files.
+        let items = tokio::task::spawn_blocking(move || workspaces.usage(&uids));
+        Ok(Response::new(GetUsageResponse { items: items.await.map_err(|_| shutting_down())? }))
     }
 
     async fn watch_phases(

@@ -14,7 +14,10 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::status::{of_agent, of_log, shutting_down};
-use crate::{agent_link::AgentLink, logs::Query, request_error::RequestError, workspaces::Workspaces};
+use crate::{
+    agent_link::AgentLink, logs::Query, request_error::RequestError, usage::explain_exec,
+    workspaces::Workspaces,
+};
 
 /// How long a stream may take to say what it is about.
 const FIRST_MESSAGE: Duration = Duration::from_secs(30);
@@ -94,8 +97,17 @@ impl Session for SessionService {
         let (first, rest) = with_first(request.into_inner()).await?;
         let Some(exec_request::Message::Start(start)) = &first.message else { return Err(missing("start")) };
         let mut agent = self.agent(&start.workspace)?.session();
+        let sandbox = self.workspaces.known(&start.workspace)?.view().sandbox;
+        let kills = sandbox.as_ref().map_or(0, |sandbox| sandbox.reported().borrow().oom_kills);
         let requests = futures::stream::iter([first]).chain(rest);
-        Ok(self.answers(agent.exec(requests).await.map_err(of_agent)?.into_inner()))
+        let answers = self.answers(agent.exec(requests).await.map_err(of_agent)?.into_inner());
+        Ok(answers.map(|answers| {
+            let explained = answers.then(move |answer| {
+                let sandbox = sandbox.clone();
+                async move { Ok(explain_exec(answer?, sandbox, kills).await) }
+            });
+            explained.boxed()
+        }))
     }
 
     async fn create_terminal(

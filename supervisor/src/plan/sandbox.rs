@@ -1,5 +1,6 @@
 //! What the keeper is told to build.
 
+use cordium_proto::v1::Limit;
 use cordium_runtime::{Bind, Limits, NetworkPlan, SandboxPlan};
 
 use super::RunPlan;
@@ -10,6 +11,7 @@ pub fn sandbox_plan(plan: &RunPlan, image: &RunImage, context: &Context) -> Sand
     let uid = &plan.prepare.workspace_uid;
     let settings = &context.sandbox;
     let (ids, cgroup) = context.runtime.grant(uid);
+    let limits = limits(&plan.limit);
     SandboxPlan {
         id: uid.clone(),
         hostname: plan.prepare.hostname.clone(),
@@ -18,12 +20,7 @@ pub fn sandbox_plan(plan: &RunPlan, image: &RunImage, context: &Context) -> Sand
         run_dir: context.dirs.sandbox(uid),
         agent: settings.agent.clone(),
         capabilities: plan.capabilities.clone(),
-        limits: Limits {
-            cpu_millicores: plan.limit.cpu_millicores,
-            memory_mib: plan.limit.memory_mib,
-            storage_mib: plan.limit.storage_mib,
-            pids: plan.limit.pids,
-        },
+        limits,
         ids,
         cgroup,
         read_only_root: plan.prepare.read_only_root,
@@ -34,6 +31,22 @@ pub fn sandbox_plan(plan: &RunPlan, image: &RunImage, context: &Context) -> Sand
             host_ports: settings.host_ports.clone(),
         },
         env: Vec::new(),
+    }
+}
+
+fn limits(limit: &Limit) -> Limits {
+    Limits {
+        cpu_millicores: limit.cpu_millicores,
+        memory_mib: limit.memory_mib,
+        swap_mib: limit.swap_mib,
+        storage_mib: limit.storage_mib,
+        inodes: limit.inodes,
+        pids: limit.pids,
+        io_weight: limit.io_weight,
+        open_files: limit.open_files,
+        inotify_instances: limit.inotify_instances,
+        inotify_watches: limit.inotify_watches,
+        user_namespaces: limit.user_namespaces,
     }
 }
 

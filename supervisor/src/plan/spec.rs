@@ -163,8 +163,15 @@ fn limit(spec: &WorkspaceSpec) -> Limit {
     Limit {
         cpu_millicores: limit.cpu_millicores,
         memory_mib: limit.memory_mib,
+        swap_mib: limit.swap_mib,
         storage_mib: limit.storage_mib,
+        inodes: limit.inodes,
         pids: limit.pids,
+        io_weight: limit.io_weight,
+        open_files: limit.open_files,
+        inotify_instances: limit.inotify_instances,
+        inotify_watches: limit.inotify_watches,
+        user_namespaces: limit.user_namespaces,
     }
 }
 

@@ -77,7 +77,15 @@ fn a_spec_becomes_what_the_agent_is_told() {
     let login = plan.login.as_ref().unwrap();
     assert_eq!((login.username.as_str(), login.password.as_str()), ("me", "pass"));
     assert!(plan.ephemeral);
-    let limit = Limit { cpu_millicores: 1500, memory_mib: 1024, storage_mib: 2000, pids: 512 };
+    let limit = Limit {
+        cpu_millicores: 1500,
+        memory_mib: 1024,
+        storage_mib: 2000,
+        inodes: 128_000,
+        pids: 512,
+        io_weight: 100,
+        ..Limit::default()
+    };
     assert_eq!(plan.limit, limit);
     let prepare = finish_prepare(&plan, &image(&[], &["sh"]), true, Duration::from_secs(7)).unwrap();
     let env: Vec<_> = prepare.env.iter().map(|v| (v.key.as_str(), v.value.as_str())).collect();

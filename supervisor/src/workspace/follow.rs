@@ -3,8 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use cordium_proto::v1::{LogEntry, LogsRequest, WatchAgentRequest};
+use cordium_runtime::Reported;
 use futures::StreamExt as _;
 use tokio::{
+    sync::watch,
     task::JoinHandle,
     time::{Instant, sleep, timeout},
 };
@@ -30,6 +32,20 @@ pub async fn wait(sandbox: Arc<dyn SandboxHandle>, cancel: CancellationToken, re
         ended = sandbox.wait() => {
             // Without an owner nobody wants to know.
             let _ = report.send(Event::SandboxEnded(ended)).await;
+        }
+    }
+}
+
+/// Passes on what the keeper finds out, the newest of it.
+pub async fn reports(mut reports: watch::Receiver<Reported>, cancel: CancellationToken, report: Report) {
+    loop {
+        let reported = reports.borrow_and_update().clone();
+        if reported != Reported::default() && report.send(Event::Reported(reported)).await.is_err() {
+            return;
+        }
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            changed = reports.changed() => if changed.is_err() { return },
         }
     }
 }

@@ -38,6 +38,7 @@ mod startup;
 use std::sync::Arc;
 
 use cordium_proto::v1::{AgentEvent, Failure, Limit, StoppingReason, WorkspaceState};
+use cordium_runtime::Reported;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
@@ -77,6 +78,8 @@ pub struct View {
     pub limit: Option<Limit>,
     /// Set while commands can be run in it.
     pub agent: Option<AgentLink>,
+    /// Likewise.
+    pub sandbox: Option<Arc<dyn SandboxHandle>>,
 }
 
 /// The way to a workspace's owner.
@@ -92,7 +95,8 @@ impl Handle {
     pub fn spawn(context: Arc<Context>, record: Record) -> Self {
         let (requests, inbox) = mpsc::channel(REQUESTS);
         let log = Log::new(&context.dirs.log(record.uid()));
-        let (view, seen) = watch::channel(View { state: record.state(), limit: None, agent: None });
+        let (view, seen) =
+            watch::channel(View { state: record.state(), limit: None, agent: None, sandbox: None });
         let actor = actor::Actor::new(context.clone(), record, inbox, view, log.clone());
         context.tasks.spawn(actor.run());
         Self { requests, view: seen, log }
@@ -162,6 +166,8 @@ enum Event {
     /// The agent cannot be reached any more, although nobody ended it.
     AgentLost(String),
     SandboxEnded(Ended),
+    /// What the keeper has found out about memory and storage.
+    Reported(Reported),
     HaltEnded(HaltEnd),
 }
 

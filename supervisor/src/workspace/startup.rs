@@ -7,6 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use cordium_proto::v1::{LogSource, WorkspaceState, failure::Type};
 use cordium_runtime::MOUNT_TARGET;
+use cordium_runtime::Room;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -126,7 +127,9 @@ impl Startup {
                         RuntimeFailure(format!("making the directory {}: {source}", dir.display()))
                     })?;
                 }
-                Ok(())
+                // What a run writes later is watched by its keeper.
+                let shortage = Room::of_path(&volume).ok().and_then(|room| room.shortage());
+                shortage.map_or(Ok(()), |shortage| Err(RuntimeFailure(shortage)))
             });
             made.await.unwrap_or_else(|_| Err(RuntimeFailure("the preparation was cut off".to_owned())))
         };

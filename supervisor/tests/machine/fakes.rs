@@ -78,7 +78,11 @@ impl World {
     /// Ends a sandbox as if its first process had died.
     pub fn crash(&self, uid: &str, out_of_memory: bool) {
         if let Some(sandbox) = self.sandboxes.lock().unwrap().remove(uid) {
-            sandbox.end(Ended { message: "PID 1 was ended by signal 9".into(), out_of_memory });
+            sandbox.end(Ended {
+                message: "PID 1 was ended by signal 9".into(),
+                out_of_memory,
+                storage: None,
+            });
         }
     }
 }
@@ -116,7 +120,7 @@ impl SandboxHandle for FakeSandbox {
                 return Err(RuntimeFailure("a process is in uninterruptible sleep".into()));
             }
             self.world.sandboxes.lock().unwrap().remove(&self.uid);
-            self.end(Ended { message: "killed".into(), out_of_memory: false });
+            self.end(Ended { message: "killed".into(), out_of_memory: false, storage: None });
             Ok(())
         }
         .boxed()

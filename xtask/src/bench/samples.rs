@@ -20,6 +20,14 @@ impl Samples {
         self.0.len()
     }
 
+    /// The least that this many percent do not exceed, in milliseconds; 0 without samples.
+    pub fn percentile(&self, percent: usize) -> f64 {
+        let mut sorted = self.0.clone();
+        sorted.sort_unstable();
+        let rank = (sorted.len() * percent).div_ceil(100);
+        sorted.get(rank.saturating_sub(1)).copied().map_or(0.0, millis)
+    }
+
     /// In milliseconds; 0 without samples.
     pub fn median(&self) -> f64 {
         let mut sorted = self.0.clone();
@@ -62,6 +70,13 @@ pub fn repeat(rounds: usize, mut make: impl FnMut(usize) -> Command) -> Result<S
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_percentile_is_one_of_the_samples() {
+        let samples = Samples((1..=200).rev().map(Duration::from_millis).collect());
+        assert_eq!((samples.percentile(99), samples.percentile(50)), (198.0, 100.0));
+        assert_eq!((Samples::default().percentile(99), samples.percentile(100)), (0.0, 200.0));
+    }
 
     #[test]
     fn the_median_is_the_middle_or_between_the_two() {

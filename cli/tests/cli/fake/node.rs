@@ -40,6 +40,10 @@ impl Node for Fake {
         Err(Status::unimplemented("not in the fake"))
     }
 
+    async fn get_usage(&self, _: Request<GetUsageRequest>) -> Answer<GetUsageResponse> {
+        Err(Status::unimplemented("not in the fake"))
+    }
+
     type WatchPhasesStream = Pin<Box<dyn Stream<Item = Result<PhaseEvent, Status>> + Send>>;
 
     async fn watch_phases(&self, _: Request<WatchPhasesRequest>) -> Answer<Self::WatchPhasesStream> {

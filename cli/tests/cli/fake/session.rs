@@ -18,7 +18,8 @@ async fn say(out: &Out, message: exec_response::Message) -> bool {
 }
 
 async fn exit(out: &Out, code: i32, error: &str) {
-    say(out, exec_response::Message::Exit(ExecExit { code, signal: 0, error: error.into() })).await;
+    say(out, exec_response::Message::Exit(ExecExit { code, error: error.into(), ..ExecExit::default() }))
+        .await;
 }
 
 async fn play(fake: Fake, start: ExecStart, mut input: Streaming<ExecRequest>, out: Out) {

@@ -16,7 +16,7 @@ pub use image::{
     DevcontainerBuild, DockerfileImage, GitImage, ImageSource, RegistryAuthentication, RegistryImage,
     RepositoryDockerfile, RepositoryImage,
 };
-pub use limit::{Cpu, EffectiveLimit, Limit, Size};
+pub use limit::{Cpu, EffectiveLimit, Inotify, Io, Limit, Size, Swap};
 pub use network::{DefaultAction, Egress, EgressRule, Network, RuleAction};
 pub use repository::{
     AdditionalRepository, CloneOptions, HttpAuthentication, Repository, RepositoryAuthentication, SecretRef,

@@ -118,30 +118,67 @@ fn the_space_s_environment_is_overridden_and_its_variables_replaced() {
 }
 
 #[test]
-fn limits_are_chosen_per_dimension_and_capped() {
+fn limits_are_chosen_per_dimension_and_defaults_are_capped() {
     let parse = |text| parse_workspace_json(text).unwrap();
-    let template = parse_template_json("limit: {cpu: {millicores: 700}, memory: {megabytes: 700}}").unwrap();
-    let workspace = parse("limit: {cpu: {millicores: 900}}");
+    let template = parse_template_json(
+        "limit: {cpu: {millicores: 700}, inotify: {instances: 9}, io: {weight: 7}, openFiles: 512}",
+    )
+    .unwrap();
+    let workspace = parse("limit: {cpu: {millicores: 750}, inotify: {watches: 90}, swap: {megabytes: 3}}");
     let space = parse_space_json(
         "limit: {defaultLimit: {cpu: {millicores: 1}, storage: {megabytes: 500}}, maxLimit: {memory: {megabytes: 600}}}",
     );
     assert!(space.is_err(), "one millicore is too little");
-    let space = parse_space_json("limit: {defaultLimit: {cpu: {millicores: 10}, storage: {megabytes: 500}}, maxLimit: {memory: {megabytes: 600}}}").unwrap();
+    let space = parse_space_json("limit: {defaultLimit: {cpu: {millicores: 10}, storage: {megabytes: 500}}, maxLimit: {memory: {megabytes: 600}, userNamespaces: 5}}").unwrap();
     let node = LimitDefaults {
         default: EffectiveLimit { pids: 99, ..EffectiveLimit::DEFAULT },
-        max: Limit { cpu: Some(Cpu { millicores: 800 }), ..Limit::default() },
+        max: Limit { cpu: Some(Cpu { millicores: 800 }), pids: Some(90), ..Limit::default() },
     };
     let spec = resolve(&template, &workspace, &space, &BTreeMap::new(), &node).unwrap();
-    let expected = EffectiveLimit { cpu_millicores: 800, memory_mib: 600, storage_mib: 500, pids: 99 };
+    let expected = EffectiveLimit {
+        cpu_millicores: 750,
+        memory_mib: 600,
+        swap_mib: 3,
+        storage_mib: 500,
+        inodes: 32_000,
+        pids: 90,
+        io_weight: 7,
+        open_files: 512,
+        inotify_instances: 9,
+        inotify_watches: 90,
+        user_namespaces: 5,
+    };
     assert_eq!(spec.limit.effective(), expected);
     assert_eq!(spec.limit, expected.into());
 
     let spec = resolved("{}", "{}", "{}", &[]).unwrap();
-    assert_eq!(
-        spec.limit.effective(),
-        EffectiveLimit { cpu_millicores: 2000, memory_mib: 6000, storage_mib: 20000, pids: 4096 }
-    );
+    assert_eq!(spec.limit.effective(), EffectiveLimit::DEFAULT);
     assert_eq!(spec.limit.effective().memory_bytes(), 6000 * 1024 * 1024);
+    let spec = resolved("{}", "limit: {storage: {megabytes: 64}}", "{}", &[]).unwrap();
+    assert_eq!(spec.limit.inodes, Some(16_384), "small storage still holds a few files");
+}
+
+#[test]
+fn more_than_the_space_allows_is_one_error() {
+    let refuse = |template: &str, workspace: &str, space: &str| {
+        resolved(template, workspace, space, &[]).unwrap_err().to_string()
+    };
+    let space =
+        "limit: {maxLimit: {cpu: {millicores: 1000}, memory: {megabytes: 600}, pids: 100, inodes: 5000}}";
+    assert_eq!(
+        refuse("{}", "limit: {cpu: {millicores: 1001}, memory: {megabytes: 600}, pids: 4096}", space),
+        "spec.limit: asks for more than the Space allows: cpu.millicores was 1001, allowed: at most 1000; \
+         pids was 4096, allowed: at most 100"
+    );
+    // The Template's wishes are the Workspace's unless it has its own.
+    assert!(refuse("limit: {pids: 101}", "{}", space).contains("pids was 101"));
+    let spec = resolved("limit: {pids: 101}", "limit: {pids: 99}", space, &[]).unwrap();
+    assert_eq!((spec.limit.pids, spec.limit.inodes), (Some(99), Some(5000)));
+    let node =
+        LimitDefaults { max: Limit { pids: Some(50), ..Limit::default() }, ..LimitDefaults::default() };
+    let workspace = parse_workspace_json("limit: {pids: 51}").unwrap();
+    let error = resolve(&TemplateSpec::default(), &workspace, &SpaceSpec::default(), &BTreeMap::new(), &node);
+    assert!(error.unwrap_err().to_string().contains("the node allows: pids was 51"));
 }
 
 #[test]

@@ -235,8 +235,26 @@ fn limits() {
             "spec.limit.storage.megabytes: was 18446744073709551615",
         ),
         ("limit: {pids: 0}", "spec.limit.pids: was 0"),
+        ("limit: {pids: 9223372036854775808}", "spec.limit.pids: was 9223372036854775808"),
+        (
+            "limit: {cpu: {millicores: 9223372036854775808}}",
+            "spec.limit.cpu.millicores: was 9223372036854775808",
+        ),
+        ("limit: {memory: {megabytes: 9223372036854775808}}", "spec.limit.memory.megabytes: was 922"),
+        ("limit: {swap: {megabytes: 9223372036854775808}}", "spec.limit.swap.megabytes: was 922"),
+        ("limit: {inodes: 0}", "spec.limit.inodes: was 0; allowed: 1024 to 1000000000 files and directories"),
+        ("limit: {inodes: 9223372036854775808}", "spec.limit.inodes: was 922"),
+        ("limit: {io: {weight: 0}}", "spec.limit.io.weight: was 0; allowed: 1 to 10000 parts"),
+        ("limit: {io: {weight: 9223372036854775808}}", "spec.limit.io.weight: was 922"),
+        ("limit: {openFiles: 0}", "spec.limit.openFiles: was 0; allowed: 256 to 1048576 files"),
+        ("limit: {openFiles: 9223372036854775808}", "spec.limit.openFiles: was 922"),
+        ("limit: {inotify: {instances: 0}}", "spec.limit.inotify.instances: was 0"),
+        ("limit: {inotify: {watches: 9223372036854775808}}", "spec.limit.inotify.watches: was 922"),
+        ("limit: {userNamespaces: 0}", "spec.limit.userNamespaces: was 0"),
+        ("limit: {userNamespaces: 9223372036854775808}", "spec.limit.userNamespaces: was 922"),
     ]);
     accepted(&[
+        "limit: {swap: {megabytes: 0}, inodes: 1024, io: {weight: 10000}, openFiles: 256, inotify: {instances: 1, watches: 1}, userNamespaces: 1}",
         "limit: {cpu: {millicores: 1000000}, memory: {megabytes: 10000000}, storage: {megabytes: 10000000}}",
     ]);
     assert_eq!(

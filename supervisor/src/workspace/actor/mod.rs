@@ -9,6 +9,7 @@ use std::{sync::Arc, time::SystemTime};
 use cordium_proto::v1::{
     AgentEvent, Failure, Limit, PhaseEvent, StoppingReason, WorkspaceState, agent_event, failure::Type,
 };
+use cordium_runtime::Reported;
 use tokio::{
     sync::{mpsc, watch},
     time::{Duration, Instant, sleep_until},
@@ -28,6 +29,7 @@ use crate::{
     request_error::RequestError,
     runtime::{Ended, SandboxHandle},
     store::{Change, Commit, Committed, Record},
+    usage::{OOM_WARNING, explain_failure, oom_warning},
 };
 
 /// How many warnings a run may collect.
@@ -166,7 +168,8 @@ impl Actor {
             Event::AgentLost(message) => {
                 self.fail(failure(Type::HealthCheck, message));
             }
-            Event::SandboxEnded(ended) => self.on_sandbox_ended(&ended),
+            Event::SandboxEnded(ended) => self.on_sandbox_ended(ended),
+            Event::Reported(reported) => self.on_reported(reported).await,
             Event::HaltEnded(end) => self.on_halt_ended(end).await,
         }
     }
@@ -188,7 +191,13 @@ impl Actor {
                     drop(self.tell(WorkspaceState::Running, format!("user {}", running.user)));
                 }
             }
-            Some(agent_event::Event::Failure(failure)) => self.fail(from_agent(failure)),
+            Some(agent_event::Event::Failure(failure)) => {
+                let mut failure = from_agent(failure);
+                if let Some(sandbox) = self.run.as_ref().and_then(|run| run.sandbox.clone()) {
+                    explain_failure(&mut failure, sandbox.as_ref()).await;
+                }
+                self.fail(failure);
+            }
             Some(agent_event::Event::Finished(_)) => {
                 drop(self.begin_stop(StoppingReason::Cluster, None, false));
             }
@@ -212,9 +221,20 @@ impl Actor {
         }
     }
 
-    fn on_sandbox_ended(&mut self, ended: &Ended) {
-        let what = if ended.out_of_memory { "ran out of memory" } else { "ended unexpectedly" };
-        self.fail(failure(Type::HealthCheck, format!("the sandbox {what}: {}", ended.message)));
+    fn on_sandbox_ended(&mut self, ended: Ended) {
+        self.fail(match (ended.storage, ended.out_of_memory) {
+            (Some(why), _) => {
+                let message =
+                    format!("the workspace was ended to stop its writes: {why}. Its files are kept");
+                failure(Type::StorageExceeded, message)
+            }
+            (None, true) => {
+                failure(Type::OutOfMemory, format!("the sandbox ran out of memory: {}", ended.message))
+            }
+            (None, false) => {
+                failure(Type::HealthCheck, format!("the sandbox ended unexpectedly: {}", ended.message))
+            }
+        });
     }
 
     fn on_deadline(&mut self) {

@@ -126,6 +126,8 @@ impl Actor {
             (Stage::Starting, Ok(agent)) => {
                 run.stage = Stage::Up;
                 if let Some(sandbox) = run.sandbox.clone() {
+                    let reports = sandbox.reported();
+                    context.tasks.spawn(follow::reports(reports, run.cancel.clone(), report.clone()));
                     context.tasks.spawn(follow::wait(sandbox, run.cancel.clone(), report.clone()));
                 }
                 let lost_after = context.timeouts.agent_lost;

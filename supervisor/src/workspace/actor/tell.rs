@@ -56,6 +56,32 @@ impl Actor {
         }
     }
 
+    /// Takes in what the keeper says of memory and storage, and tells it at once: no transition may come for days.
+    pub(super) async fn on_reported(&mut self, reported: Reported) {
+        if self.run.as_ref().is_none_or(|run| run.stage != Stage::Up) {
+            return;
+        }
+        let before = self.record.latest.warnings.clone();
+        if reported.oom_kills > 0 {
+            let text = oom_warning(&reported);
+            if !before.contains(&text) {
+                self.note(&text).await;
+                self.record.latest.warnings.retain(|warning| !warning.starts_with(OOM_WARNING));
+                self.warn(text);
+            }
+        }
+        for warning in reported.warnings {
+            self.warn(warning);
+        }
+        let state = self.record.state();
+        if self.record.latest.warnings != before
+            && matches!(state, WorkspaceState::Preparing | WorkspaceState::Running)
+        {
+            let detail = self.record.latest.detail.clone();
+            drop(self.tell(state, detail));
+        }
+    }
+
     pub(super) async fn note(&self, text: &str) {
         let line = Line::text(cordium_proto::v1::LogSource::System, text);
         if let Err(error) = self.log.append(&self.record.latest.run_id, vec![line]).await {
@@ -66,7 +92,9 @@ impl Actor {
     pub(super) fn show(&self) {
         let run = self.run.as_ref();
         let limit: Option<Limit> = run.and(self.record.latest.limit);
-        let agent = run.filter(|run| run.stage == Stage::Up).and_then(|run| run.agent.clone());
-        self.view.send_replace(View { state: self.record.state(), limit, agent });
+        let up = run.filter(|run| run.stage == Stage::Up);
+        let agent = up.and_then(|run| run.agent.clone());
+        let sandbox = up.and_then(|run| run.sandbox.clone());
+        self.view.send_replace(View { state: self.record.state(), limit, agent, sandbox });
     }
 }
