@@ -134,6 +134,8 @@ fn open_log(path: &Path) -> CliResult<(File, u64)> {
     }
     let file = OpenOptions::new()
         .create(true)
+        // The supervisor reads what it keeps when it cuts a log that has grown long.
+        .read(true)
         .append(true)
         .mode(0o600)
         .open(path)

@@ -70,7 +70,9 @@ impl Broker {
             return Ok(running);
         }
         let spawn = |source| BrokerError::Spawn { program: self.program.clone(), source };
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(&self.log).map_err(spawn)?;
+        // To be read too, so that it can keep its own log within a bound.
+        let log =
+            std::fs::File::options().create(true).read(true).append(true).open(&self.log).map_err(spawn)?;
         let child = Command::new(&self.program)
             .arg("broker")
             .arg("--detach")

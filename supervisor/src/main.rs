@@ -3,7 +3,7 @@
 use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
-use cordium_supervisor::{options::ServeOptions, serve};
+use cordium_supervisor::{options::ServeOptions, own_log::OwnLog, serve};
 use rustix::{fs::Mode, process::umask};
 use tracing_subscriber::EnvFilter;
 
@@ -97,7 +97,7 @@ fn start_log(options: &Options) {
         eprintln!("cordium-supervisor: --log {:?} is not understood ({error}); logging info", options.log);
         EnvFilter::new("info")
     });
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(OwnLog::new());
     if options.log_json {
         log.json().init();
     } else {

@@ -39,6 +39,7 @@ const PLAIN: &[i64] = &[
     libc::SYS_exit_group,
     libc::SYS_fcntl,
     libc::SYS_fstat,
+    libc::SYS_ftruncate,
     libc::SYS_futex,
     libc::SYS_getegid,
     libc::SYS_geteuid,
