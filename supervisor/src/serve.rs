@@ -162,6 +162,7 @@ fn open_images(config: &NodeConfig, dirs: &Dirs, node: &Node, unpacker: PathBuf)
     };
     let mut store = StoreConfig::new(ids, unpacker);
     store.limits = config.image_limits.clone();
+    store.timeouts = config.image_timeouts.clone();
     store.registries = config.registries();
     if let Some(layers) = config.parallel_layers {
         store.parallel_layers = layers;
