@@ -1,4 +1,4 @@
-//! /etc/hostname, /etc/hosts and /etc/resolv.conf of the sandbox. What cannot be written is a warning.
+//! /etc/hostname, /etc/hosts, /etc/resolv.conf and /etc/machine-id of the sandbox. What cannot be written is a warning.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -20,11 +20,28 @@ pub fn write(request: &PrepareRequest, events: &Events) {
     if !request.nameservers.is_empty() {
         wanted.push(("/etc/resolv.conf", resolv_conf(&request.nameservers)));
     }
+    if let Some(id) = machine_id(&request.workspace_uid)
+        && has_no_machine_id()
+    {
+        wanted.push(("/etc/machine-id", id + "\n"));
+    }
     for (path, content) in wanted {
         if let Err(error) = files::replace(Path::new(path), content.as_bytes(), 0o644) {
             events.warning(format!("writing {path}: {error}"));
         }
     }
+}
+
+/// The same at each start of a workspace, and no other's. Images come without one; an init would take that for the first
+/// boot of a machine, at which somebody sits.
+fn machine_id(workspace_uid: &str) -> Option<String> {
+    let id: String = workspace_uid.chars().filter(|c| *c != '-').map(|c| c.to_ascii_lowercase()).collect();
+    (id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit())).then_some(id)
+}
+
+fn has_no_machine_id() -> bool {
+    let id = files::read_small(Path::new("/etc/machine-id")).ok().flatten().unwrap_or_default();
+    matches!(id.trim_ascii(), b"" | b"uninitialized")
 }
 
 fn set_hostname(wanted: &str, events: &Events) {
@@ -103,6 +120,14 @@ mod tests {
         assert_eq!(kernel_hostname(&long), "demo");
         assert_eq!(kernel_hostname("bad name"), "");
         assert_eq!(kernel_hostname(&"x".repeat(65)), "");
+    }
+
+    #[test]
+    fn a_machine_id_is_the_workspaces_uid() {
+        let id = machine_id("0198C0DE-0000-7000-8000-000000000001");
+        assert_eq!(id.as_deref(), Some("0198c0de000070008000000000000001"));
+        assert_eq!(machine_id("short"), None);
+        assert_eq!(machine_id(&"x".repeat(32)), None);
     }
 
     #[test]

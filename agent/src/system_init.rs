@@ -5,7 +5,7 @@
 //!                                └─ commands, tasks, terminals: children of the agent, in systemd's namespaces
 //! ```
 //! Only one process can be PID 1, and the sandbox's is the agent. Commands join because systemd, as many services, does
-//! not talk to processes that it cannot see. See docs/decisions/0021-system-init.md.
+//! not talk to processes that it cannot see. See docs/decisions/0032-system-init.md.
 
 use std::fs::File;
 use std::io;

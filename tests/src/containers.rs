@@ -3,7 +3,7 @@
 
 /// Writes `/tmp/tiny.tar`, the root file system of a container with all of busybox. The workspace must have busybox.
 pub const BUSYBOX: &str = "set -e; d=$(mktemp -d); mkdir -p $d/bin $d/etc $d/tmp $d/root $d/proc $d/sys $d/dev $d/var; \
-    cp /bin/busybox $d/bin/; for a in $(busybox --list); do ln -sf busybox $d/bin/$a; done; \
+    cp /bin/busybox $d/bin/; for a in $(busybox --list | grep -vx busybox); do ln -sf busybox $d/bin/$a; done; \
     printf 'root:x:0:0:root:/root:/bin/sh\\nweb:x:1000:1000:web:/tmp:/bin/sh\\n' > $d/etc/passwd; \
     printf 'root:x:0:\\nweb:x:1000:\\n' > $d/etc/group; chmod 1777 $d/tmp; \
     tar -C $d -cf /tmp/tiny.tar .; chmod 644 /tmp/tiny.tar; rm -rf $d";

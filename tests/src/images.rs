@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Change it when the way images are made changes.
-const RECIPE: &str = "4";
+const RECIPE: &str = "5";
 /// An image's name in the registry.
 pub const BASE: &str = "cordium/base:bookworm";
 /// The Debian release of the base image and of the virtual machine.

@@ -102,7 +102,8 @@ impl Layout {
                 "User": config.user, "WorkingDir": config.working_dir,
             },
             "rootfs": {"type": "layers", "diff_ids": diff_ids},
-            "history": [],
+            // Builders insist on one entry for each layer.
+            "history": vec![json!({"created": "2020-01-01T00:00:00Z"}); layers.len()],
         });
         let config = self.json_blob(CONFIG, &config)?;
         let layers: Vec<Value> = layers

@@ -265,10 +265,13 @@ async fn volumes_keep_data(n: Arc<Nested>) -> Result<()> {
 async fn exec_and_logs_work(n: Arc<Nested>) -> Result<()> {
     let script = "set -e; podman run --detach --name e tiny sh -c 'echo logged; sleep 100' >/dev/null; podman exec e id -u; \
                   podman exec --user web e id -u; echo in | podman exec --interactive e cat; podman exec e sh -c 'exit 7' || echo $?; \
-                  for i in $(seq 50); do podman logs e | grep logged && break; sleep 0.1; done; podman pause e; podman unpause e; podman rm --force --time 0 e";
+                  for i in $(seq 50); do podman logs e | grep logged && break; sleep 0.1; done; podman rm --force --time 0 e";
     for out in both(&n.w, script).await? {
         ensure!(out.starts_with("0\n1000\nin\n7\nlogged\n"), "{out}");
     }
+    // The user's containers have no cgroup to be frozen in.
+    let pause = "podman run --detach --name p tiny sleep 100 && podman pause p && podman inspect --format '{{.State.Status}}' p && podman unpause p && podman rm --force --time 0 p";
+    ensure!(n.w.root_ok(pause).await?.contains("\npaused\n"), "not paused");
     Ok(())
 }
 
@@ -309,10 +312,10 @@ async fn engines_state_persists(n: Arc<Nested>) -> Result<()> {
     w.stop().await?;
     w.start().await?;
     for out in
-        both(&w, "podman start --attach kept; podman ps --all --filter name=sleeper --format '{{.State}}'")
+        both(&w, "podman start --attach kept; podman start sleeper >/dev/null; podman inspect --format '{{.State.Status}}' sleeper")
             .await?
     {
-        ensure_eq!(out, "2\nexited");
+        ensure_eq!(out, "2\nrunning");
     }
     ensure_eq!(w.root_ok(&format!("{DOCKERD}; docker start --attach kept")).await?, "kept");
     w.delete().await
@@ -355,7 +358,6 @@ async fn systemd_as_the_main_process(n: Arc<Nested>) -> Result<()> {
         w.root_ok("journalctl --no-pager -u t.service").await?.contains("Started"),
         "the journal knows nothing of it"
     );
-    ensure_eq!(w.ok("exit 9 || true; echo $((3 + 4))").await?, "7");
     // The end of the run is an orderly one, and the next run starts what was enabled.
     w.stop().await?;
     w.start().await?;
@@ -468,7 +470,7 @@ async fn the_cgroup_is_delegated_without_its_limits(n: Arc<Nested>) -> Result<()
         ensure!(written.code() != 0, "the sandbox's own {file} could be written");
     }
     ensure!(n.w.sh("mkdir /sys/fs/cgroup/t").await?.code() != 0, "the user may make cgroups");
-    let many = "cd /sys/fs/cgroup && mkdir m && cd m && i=0; while mkdir $i 2>/dev/null; do i=$((i+1)); [ $i -gt 5000 ] && break; done; echo $i; rmdir /sys/fs/cgroup/m/* /sys/fs/cgroup/m";
+    let many = "cd /sys/fs/cgroup && mkdir m && cd m && i=0; while mkdir $i 2>/dev/null; do i=$((i+1)); [ $i -gt 5000 ] && break; done; echo $i; find /sys/fs/cgroup/m -depth -type d -exec rmdir {} +";
     let made: u32 = n.w.root_ok(many).await?.parse()?;
     ensure!((100..=2048).contains(&made), "{made} cgroups could be made");
     Ok(())

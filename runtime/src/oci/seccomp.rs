@@ -3,7 +3,7 @@
 //! What is not listed answers ENOSYS, as if the kernel did not have it, so that programs fall back. Left out are the
 //! calls that reach beyond namespaces (modules, kexec, clocks, swap, quotas, keyrings, the kernel's log,
 //! `open_by_handle_at`) and the largest attack surfaces (bpf, perf, io_uring, userfaultfd). The reasons are in the profile
-//! and in docs/decisions/0020-seccomp.md. Nested engines load further filters on top.
+//! and in docs/decisions/0030-seccomp.md. Nested engines load further filters on top.
 
 use seccompiler::{BpfProgram, sock_filter};
 
