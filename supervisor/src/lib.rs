@@ -7,6 +7,7 @@ pub mod agent_link;
 pub mod broker_process;
 pub mod capacity;
 pub mod config;
+pub mod confine;
 pub mod context;
 pub mod dirs;
 pub mod embedded;

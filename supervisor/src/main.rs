@@ -3,7 +3,7 @@
 use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
-use cordium_supervisor::{options::ServeOptions, own_log::OwnLog, serve};
+use cordium_supervisor::{confine, options::ServeOptions, own_log::OwnLog, serve};
 use rustix::{fs::Mode, process::umask};
 use tracing_subscriber::EnvFilter;
 
@@ -73,6 +73,10 @@ fn main() -> ExitCode {
 
 fn serve_node(options: ServeOptions) -> ExitCode {
     umask(Mode::RWXG | Mode::RWXO);
+    if let Err(error) = confine::confine() {
+        eprintln!("cordium-supervisor: {error}");
+        return ExitCode::FAILURE;
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

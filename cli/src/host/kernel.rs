@@ -126,13 +126,37 @@ fn seccomp() -> Check {
 fn landlock() -> Check {
     const NAME: &str = "landlock";
     match sys::landlock_abi() {
-        Ok(version) => Check::ok(NAME, format!("ABI {version}")),
+        Ok(version) => landlock_of(version),
         Err(e) => Check::warn(
             NAME,
-            format!("{}; the unpacker and the broker run with seccomp only", e.desc()),
+            format!("{}; unpackers, the broker and keepers run with seccomp only", e.desc()),
             "add landlock to the kernel's lsm= parameter",
         ),
     }
+}
+
+/// What unpackers, the broker and keepers give up by Landlock, and the version that knows it.
+const LANDLOCK: [(i64, &str); 4] = [
+    (2, "moving files between directories"),
+    (3, "truncating files"),
+    (4, "TCP ports"),
+    (6, "abstract unix sockets"),
+];
+
+fn landlock_of(version: i64) -> Check {
+    let missing: Vec<_> =
+        LANDLOCK.iter().filter(|(since, _)| version < *since).map(|(_, what)| *what).collect();
+    if missing.is_empty() {
+        return Check::ok("landlock", format!("ABI {version}"));
+    }
+    Check::warn(
+        "landlock",
+        format!(
+            "ABI {version} has no rules for {}: seccomp and namespaces alone hold there",
+            missing.join(", ")
+        ),
+        "use a kernel of 6.12 or later",
+    )
 }
 
 fn calls() -> Vec<Check> {
@@ -167,6 +191,18 @@ mod tests {
         assert_eq!(version("5.14.1").level, Level::Ok);
         assert_eq!(version("5.10.0-21-amd64").level, Level::Fail);
         assert_eq!(version("").level, Level::Fail);
+    }
+
+    #[test]
+    fn an_old_landlock_is_told_with_what_it_lacks() {
+        assert_eq!(landlock_of(7).level, Level::Ok);
+        let old = landlock_of(3);
+        assert_eq!(old.level, Level::Warn);
+        assert!(
+            old.found.contains("TCP ports, abstract") && !old.found.contains("truncating"),
+            "{}",
+            old.found
+        );
     }
 
     #[test]
