@@ -53,8 +53,8 @@ pub async fn that_break_off(g: Arc<Ground>) -> Result<()> {
 
 pub async fn that_never_answer(g: Arc<Ground>) -> Result<()> {
     let rows: [(&str, Fault, &[&str]); 2] = [
-        ("r-silent", Fault::Silence, &["got no complete answer within", "try again"]),
-        ("r-silent-layer", Fault::SilentLayers, &["nothing came for", "try again"]),
+        ("r-silent", Fault::Silence, &["got no complete answer within 1 s, 2 times", "try again"]),
+        ("r-silent-layer", Fault::SilentLayers, &["nothing came for 1 s, 2 times", "try again"]),
     ];
     table(&g, &rows).await
 }
