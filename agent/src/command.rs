@@ -26,6 +26,8 @@ pub struct Outcome {
     pub timed_out: bool,
     /// The last lines.
     pub output: String,
+    /// The program as it was called when SIGKILL ended it; empty otherwise.
+    pub killed: String,
 }
 
 /// A started program. Dropping it sends SIGTERM to its session, unless it has ended or was let go.
@@ -82,7 +84,8 @@ impl Running {
             let _ = timeout(DRAIN, pump).await;
         }
         let output = self.tail.lock().unwrap_or_else(PoisonError::into_inner).text();
-        Outcome { exit, timed_out: !in_time, output }
+        let killed = self.process.killed().to_owned();
+        Outcome { exit, timed_out: !in_time, output, killed }
     }
 
     /// Lets it outlive the caller.

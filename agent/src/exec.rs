@@ -81,7 +81,9 @@ pub async fn drive(spawned: Spawned, requests: Streaming<ExecRequest>, out: Out)
     };
     match exit {
         Some(exit) => {
-            let exit = ExecExit { code: exit.shell_code(), signal: exit.signal(), ..ExecExit::default() };
+            let killed_by = process.killed().to_owned();
+            let exit =
+                ExecExit { code: exit.shell_code(), signal: exit.signal(), killed_by, ..ExecExit::default() };
             let _ = out.send(Ok(ExecResponse { message: Some(Message::Exit(exit)) })).await;
         }
         None => end_session(&process, &[Signal::SIGHUP, Signal::SIGTERM], GRACE).await,

@@ -19,7 +19,12 @@ pub fn clone(name: &str, message: String) -> Failure {
 }
 
 pub fn task(name: &str, exit_code: i32, message: String) -> Failure {
-    Failure { message, r#type: Some(Type::Task(TaskFailure { name: name.into(), exit_code })) }
+    killed_task(name, exit_code, message, String::new())
+}
+
+/// `killed` is the process that SIGKILL ended, if one did.
+pub fn killed_task(name: &str, exit_code: i32, message: String, killed: String) -> Failure {
+    Failure { message, r#type: Some(Type::Task(TaskFailure { name: name.into(), exit_code, killed })) }
 }
 
 pub fn too_slow(what: &str, budget: Duration) -> Failure {

@@ -7,10 +7,11 @@
 use std::collections::HashMap;
 use std::io;
 use std::process::Child;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use nix::errno::Errno;
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::sys::signal::Signal;
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
 use tokio::sync::watch;
 
@@ -67,6 +68,7 @@ impl std::fmt::Display for Exit {
 pub struct Process {
     pub pid: i32,
     exit: watch::Receiver<Option<Exit>>,
+    killed: Arc<OnceLock<String>>,
 }
 
 impl Process {
@@ -80,14 +82,24 @@ impl Process {
         }
     }
 
+    /// What it was when SIGKILL ended it, as `NAME (pid N)`; empty otherwise, and while it lives.
+    pub fn killed(&self) -> &str {
+        self.killed.get().map_or("", String::as_str)
+    }
+
     pub fn exited(&self) -> Option<Exit> {
         *self.exit.borrow()
     }
 }
 
+struct Waiter {
+    exit: watch::Sender<Option<Exit>>,
+    killed: Arc<OnceLock<String>>,
+}
+
 /// See the module.
 pub struct Reaper {
-    waiters: Mutex<HashMap<i32, watch::Sender<Option<Exit>>>>,
+    waiters: Mutex<HashMap<i32, Waiter>>,
     childless: watch::Sender<bool>,
 }
 
@@ -102,9 +114,10 @@ impl Reaper {
         let child = start()?;
         let pid = i32::try_from(child.id()).map_err(io::Error::other)?;
         let (sender, exit) = watch::channel(None);
-        waiters.insert(pid, sender);
+        let killed = Arc::default();
+        waiters.insert(pid, Waiter { exit: sender, killed: Arc::clone(&killed) });
         self.childless.send_replace(false);
-        Ok(Process { pid, exit })
+        Ok(Process { pid, exit, killed })
     }
 
     /// Collects every child that has ended.
@@ -112,6 +125,7 @@ impl Reaper {
         let mut waiters = self.waiters.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             let flags = WaitPidFlag::WNOHANG | WaitPidFlag::__WALL;
+            let victim = next_victim(&waiters);
             let (pid, exit) = match waitpid(None::<Pid>, Some(flags)) {
                 Ok(WaitStatus::Exited(pid, code)) => (pid, Exit::Code(code)),
                 Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, Exit::Signal(signal as i32)),
@@ -133,7 +147,13 @@ impl Reaper {
                 }
             };
             if let Some(waiter) = waiters.remove(&pid.as_raw()) {
-                waiter.send_replace(Some(exit));
+                if let Some((victim, shown)) = victim
+                    && victim == pid.as_raw()
+                    && exit == Exit::Signal(libc::SIGKILL)
+                {
+                    let _ = waiter.killed.set(shown);
+                }
+                waiter.exit.send_replace(Some(exit));
             }
         }
     }
@@ -154,6 +174,22 @@ impl Reaper {
         let mut childless = self.childless.subscribe();
         let _ = childless.wait_for(|none| *none).await;
     }
+}
+
+/// The child that will be reaped next, if SIGKILL ended it and somebody waits for it: its name is gone once it is reaped. The
+/// name is what the program was in the end, not what was started; the program chooses it.
+fn next_victim(waiters: &HashMap<i32, Waiter>) -> Option<(i32, String)> {
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT | WaitPidFlag::__WALL;
+    let Ok(WaitStatus::Signaled(pid, Signal::SIGKILL, _)) = waitid(Id::All, flags) else { return None };
+    let pid = pid.as_raw();
+    waiters.get(&pid)?;
+    let name = std::fs::read(format!("/proc/{pid}/comm")).ok()?;
+    let name: String = String::from_utf8_lossy(&name)
+        .trim_end()
+        .chars()
+        .map(|c| if c.is_control() { '?' } else { c })
+        .collect();
+    Some((pid, format!("{name} (pid {pid})")))
 }
 
 #[cfg(test)]

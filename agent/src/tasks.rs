@@ -38,6 +38,8 @@ struct Problem {
     exit_code: i32,
     message: String,
     budget_over: bool,
+    /// The process that SIGKILL ended, if one did.
+    killed: String,
 }
 
 /// An image without a shell cannot run tasks; better said before anything was done.
@@ -73,7 +75,8 @@ pub async fn run_startup(
             return Err(failures::too_slow(&format!("task `{}`", task.name), budget.total));
         }
         if task.on_failure() == OnFailure::Abort {
-            return Err(failures::task(&task.name, problem.exit_code, problem.message));
+            let Problem { exit_code, message, killed, .. } = problem;
+            return Err(failures::killed_task(&task.name, exit_code, message, killed));
         }
         state.logs.system(&problem.message);
         state.events.warning(problem.message);
@@ -115,7 +118,7 @@ fn judge(task: &Task, outcome: Result<Outcome, SpawnError>, budget_first: bool) 
     match outcome {
         Err(error) => {
             let message = format!("task `{name}` could not be started: {error}");
-            Err(Problem { exit_code: error.exit_code(), message, budget_over: false })
+            Err(Problem { exit_code: error.exit_code(), message, budget_over: false, killed: String::new() })
         }
         Ok(Outcome { exit, timed_out: false, .. }) if exit.success() => Ok(()),
         Ok(outcome) => {
@@ -128,6 +131,7 @@ fn judge(task: &Task, outcome: Result<Outcome, SpawnError>, budget_first: bool) 
                 exit_code: if outcome.timed_out { -1 } else { outcome.exit.task_code() },
                 message: with_output(what, &outcome.output),
                 budget_over: outcome.timed_out && budget_first,
+                killed: outcome.killed,
             })
         }
     }
@@ -191,7 +195,7 @@ mod tests {
     }
 
     fn outcome(exit: Exit, timed_out: bool) -> Result<Outcome, SpawnError> {
-        Ok(Outcome { exit, timed_out, output: "last words".into() })
+        Ok(Outcome { exit, timed_out, output: "last words".into(), killed: String::new() })
     }
 
     #[test]

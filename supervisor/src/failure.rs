@@ -29,7 +29,10 @@ pub fn from_agent(mut reported: Failure) -> Failure {
     }
     match reported.r#type.get_or_insert(Type::Unknown(Unit {})) {
         Type::AdditionalRepoClone(named) | Type::Volume(named) => named.name = short(&named.name),
-        Type::Task(task) => task.name = short(&task.name),
+        Type::Task(task) => {
+            task.name = short(&task.name);
+            task.killed = short(&task.killed);
+        }
         _ => {}
     }
     reported
@@ -76,7 +79,7 @@ mod tests {
     #[test]
     fn an_agents_names_are_cut() {
         use cordium_proto::v1::failure::TaskFailure;
-        let task = TaskFailure { name: "n".repeat(1 << 20), exit_code: 1 };
+        let task = TaskFailure { name: "n".repeat(1 << 20), exit_code: 1, ..Default::default() };
         let failure = from_agent(Failure { message: "m".into(), r#type: Some(Type::Task(task)) });
         let Some(Type::Task(task)) = failure.r#type else { panic!("the type was lost") };
         assert_eq!((task.name.len(), task.exit_code), (NAME_CHARS, 1));

@@ -57,10 +57,15 @@ pub fn oom_warning(reported: &Reported) -> String {
     }
 }
 
-/// Who was killed for want of memory since there had been `before` such kills; nothing if nobody was.
-async fn killed_since(sandbox: &dyn SandboxHandle, before: u64) -> Option<String> {
+/// Who was killed for want of memory since there had been `before` such kills; nothing if nobody was. `known` is who it must
+/// have been, from the agent that saw it end; its word is about its own workspace only.
+async fn killed_since(sandbox: &dyn SandboxHandle, before: u64, known: &str) -> Option<String> {
     if sandbox.stats().oom_kills <= before {
         return None;
+    }
+    if !known.is_empty() {
+        let known: String = known.chars().filter(|c| !c.is_control()).take(64).collect();
+        return Some(format!("killed by {OOM_WARNING}: {known}"));
     }
     let mut reported = sandbox.reported();
     // An error is a keeper that has ended: then nobody knows more.
@@ -78,10 +83,13 @@ pub async fn explain_exec(
     sandbox: Option<Arc<dyn SandboxHandle>>,
     before: u64,
 ) -> ExecResponse {
-    if let (Some(Message::Exit(exit)), Some(sandbox)) = (&mut response.message, sandbox)
-        && (exit.signal == SIGKILL || exit.code == KILLED)
-    {
-        exit.killed_by = killed_since(sandbox.as_ref(), before).await.unwrap_or_default();
+    if let Some(Message::Exit(exit)) = &mut response.message {
+        let known = std::mem::take(&mut exit.killed_by);
+        if let Some(sandbox) = sandbox
+            && (exit.signal == SIGKILL || exit.code == KILLED)
+        {
+            exit.killed_by = killed_since(sandbox.as_ref(), before, &known).await.unwrap_or_default();
+        }
     }
     response
 }
@@ -93,7 +101,7 @@ pub async fn explain_failure(failure: &mut Failure, sandbox: &dyn SandboxHandle)
     if !matches!(task.exit_code, -1 | KILLED) {
         return;
     }
-    if let Some(how) = killed_since(sandbox, 0).await {
+    if let Some(how) = killed_since(sandbox, 0, &task.killed).await {
         failure.message = match failure.message.split_once('\n') {
             Some((first, rest)) => format!("{first}: {how}\n{rest}"),
             None => format!("{}: {how}", failure.message),
@@ -157,6 +165,9 @@ mod tests {
         let text = "killed by the out-of-memory killer: hog (pid 7)";
         assert_eq!(exec(killed.clone(), 2).await, text);
         assert_eq!(exec(by_shell, 2).await, text);
+        let seen = ExecExit { killed_by: "big\u{1b} (pid 9)".into(), ..killed.clone() };
+        assert_eq!(exec(seen.clone(), 2).await, "killed by the out-of-memory killer: big (pid 9)");
+        assert_eq!(exec(seen, 3).await, "", "it was killed for another reason");
         assert_eq!(exec(killed, 3).await, "", "nobody was killed meanwhile");
         assert_eq!(exec(ExecExit { code: 1, ..ExecExit::default() }, 0).await, "");
     }
@@ -165,7 +176,7 @@ mod tests {
     async fn a_task_that_was_killed_says_so_in_its_first_line() {
         let fail = |exit_code, message: &str| Failure {
             message: message.into(),
-            r#type: Some(Type::Task(TaskFailure { name: "t".into(), exit_code })),
+            r#type: Some(Type::Task(TaskFailure { name: "t".into(), exit_code, ..Default::default() })),
         };
         let mut failure = fail(-1, "task \"t\": signal 9\nlast words");
         explain_failure(&mut failure, sandbox().as_ref()).await;

@@ -25,7 +25,7 @@ use serde_json::Value;
 use tokio::{task::JoinHandle, time::sleep};
 
 /// For what the node finds out by itself: that storage is used up, that somebody was killed.
-const NOTICE: Duration = Duration::from_secs(60);
+const NOTICE: Duration = Duration::from_secs(120);
 /// Takes a gigabyte of memory, as one process called `dd`.
 const HOG: &str = "dd if=/dev/zero of=/dev/null bs=1G count=1";
 

@@ -108,7 +108,7 @@ async fn a_failure_tells_type_message_output_and_next_step() {
     let (_dir, fake, cordium) = stage().await;
     let failure = Failure {
         message: "task setup ended with exit code 13\nline one\nline two".into(),
-        r#type: Some(Type::Task(TaskFailure { name: "setup".into(), exit_code: 13 })),
+        r#type: Some(Type::Task(TaskFailure { name: "setup".into(), exit_code: 13, ..Default::default() })),
     };
     let failed = |state| Act { failure: Some(failure.clone()), ..act(state) };
     fake.script(vec![

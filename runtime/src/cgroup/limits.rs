@@ -94,14 +94,14 @@ fn bytes_of(mib: u64) -> i64 {
     i64::try_from(mib.saturating_mul(MIB)).unwrap_or(i64::MAX)
 }
 
-/// `memory.high` a sixteenth below `memory.max`, so that reclaim slows a sandbox down before the OOM killer comes. On v1
-/// there is nothing of the kind.
+/// `memory.high` a sixty-fourth below `memory.max`, so that reclaim slows a sandbox down before the OOM killer comes: the kernel's
+/// delays grow with the cube of the gap, and a sixteenth of 6 GiB would be minutes without swap. On v1 there is nothing of the kind.
 fn set_memory(dir: &Path, v2: bool, mib: u64) -> Result<(), String> {
     let bytes = bytes_of(mib);
     let memory = MemController::new(dir.to_owned(), dir.to_owned(), v2);
     memory.set_limit(bytes).map_err(|e| cause(&e))?;
     if v2 {
-        write(dir, "memory.high", &(bytes - bytes / 16).to_string())?;
+        write(dir, "memory.high", &(bytes - bytes / 64).to_string())?;
         // The OOM killer takes one process, not the whole sandbox.
         write(dir, "memory.oom.group", "0")?;
     }
@@ -177,7 +177,7 @@ mod tests {
         assert_eq!(plan(vec![hierarchy]).apply(&limits, dir.path()), Vec::<String>::new());
         let read = |file: &str| fs::read_to_string(own.join(file)).unwrap().trim().to_owned();
         assert_eq!(read("memory.max"), (64 << 20).to_string());
-        assert_eq!(read("memory.high"), (60 << 20).to_string());
+        assert_eq!(read("memory.high"), (63 << 20).to_string());
         assert_eq!(read("memory.swap.max"), (2 << 20).to_string());
         assert_eq!((read("pids.max"), read("cpu.max")), ("33".into(), "50000 100000".into()));
     }

@@ -54,11 +54,14 @@ pub(super) struct OomWatch {
     /// The killer may strike, or its victim is being looked for, until then.
     alert_until: Option<Instant>,
     search_until: Option<Instant>,
+    /// A process with less memory than this may have ended for any reason.
+    large: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Suspect {
     pid: i32,
+    /// Bytes in memory.
     score: u64,
     shown: String,
     /// When it was last seen among the living.
@@ -95,6 +98,7 @@ impl OomWatch {
             reported_at: None,
             alert_until: None,
             search_until: None,
+            large: (memory_mib << 20) / 8,
         })
     }
 
@@ -124,7 +128,7 @@ impl OomWatch {
         }
         let until = *self.search_until.get_or_insert(now + SEARCH);
         self.suspects.retain(|suspect| now.duration_since(suspect.noted) < FRESH);
-        let found = find(&self.suspects, now < until, is_dead).cloned();
+        let found = find(&self.suspects, self.large, state_of).cloned();
         if found.is_none() && now < until {
             return None;
         }
@@ -161,7 +165,7 @@ impl OomWatch {
             .processes()
             .into_iter()
             .take(MAX_PROCESSES)
-            .filter_map(|pid| Some((number(&format!("/proc/{pid}/oom_score"))?, pid)))
+            .filter_map(|pid| Some((resident(pid)?, pid)))
             .collect();
         found.sort_unstable_by(|a, b| b.cmp(a));
         found.truncate(MAX_SUSPECTS);
@@ -169,7 +173,7 @@ impl OomWatch {
         let suspect = |(score, pid)| Some(Suspect { pid, score, shown: show(pid)?, noted: now });
         self.suspects = found.into_iter().filter_map(suspect).collect();
         // One that is dying has left the cgroup already.
-        let left = |old: &Suspect| now.duration_since(old.noted) < FRESH && is_dead(old.pid);
+        let left = |old: &Suspect| now.duration_since(old.noted) < FRESH && state_of(old.pid) != State::Alive;
         self.suspects.extend(known.into_iter().filter(left).take(MAX_SUSPECTS));
         let mut seen = std::collections::HashSet::new();
         self.suspects.retain(|suspect| seen.insert(suspect.pid));
@@ -177,11 +181,11 @@ impl OomWatch {
     }
 }
 
-/// The kernel takes the one with the highest score. That one may take a while to die; only when it has been waited for in vain
-/// can it have been another.
-fn find(suspects: &[Suspect], waiting: bool, is_dead: impl Fn(i32) -> bool) -> Option<&Suspect> {
-    let candidates = if waiting { suspects.get(..1).unwrap_or_default() } else { suspects };
-    candidates.iter().find(|suspect| is_dead(suspect.pid))
+/// The largest that was killed, or that is gone and was large. Small ones come and go.
+fn find(suspects: &[Suspect], large: u64, state_of: impl Fn(i32) -> State) -> Option<&Suspect> {
+    let states: Vec<(&Suspect, State)> = suspects.iter().map(|s| (s, state_of(s.pid))).collect();
+    let with = |wanted| states.iter().filter(move |(_, state)| *state == wanted).map(|(suspect, _)| *suspect);
+    with(State::Killed).next().or_else(|| with(State::Gone).find(|suspect| suspect.score >= large))
 }
 
 fn v2_events(counter: &Path) -> io::Result<OwnedFd> {
@@ -206,8 +210,11 @@ fn v1_events(dir: &Path, limit: u64) -> io::Result<Vec<OwnedFd>> {
     wanted.into_iter().map(register).collect()
 }
 
-fn number(path: &str) -> Option<u64> {
-    fs::read_to_string(path).ok()?.trim().parse().ok()
+/// The kernel's choice depends on this above all. An administrator has set its page size.
+fn resident(pid: i32) -> Option<u64> {
+    let statm = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+    let pages: u64 = statm.split(' ').nth(1)?.parse().ok()?;
+    Some(pages.saturating_mul(rustix::param::page_size() as u64))
 }
 
 /// The name and the innermost number of a process. A tenant chooses the name.
@@ -219,18 +226,31 @@ fn show(pid: i32) -> Option<String> {
     Some(format!("{name} (pid {})", inside.unwrap_or_else(|| pid.to_string())))
 }
 
-/// Gone, ended, or without memory of its own any more.
-fn is_dead(pid: i32) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |stat| is_dying(&stat))
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Alive,
+    /// It ends, or has ended, by SIGKILL.
+    Killed,
+    /// It ends, or has ended, in some other way.
+    Ended,
+    Gone,
 }
 
-fn is_dying(stat: &str) -> bool {
+fn state_of(pid: i32) -> State {
+    fs::read_to_string(format!("/proc/{pid}/stat")).map_or(State::Gone, |stat| parse_state(&stat))
+}
+
+fn parse_state(stat: &str) -> State {
     // The name may hold anything, brackets included.
-    let Some((_, rest)) = stat.rsplit_once(") ") else { return false };
-    let mut fields = rest.split(' ');
-    let state = fields.next().unwrap_or_default();
-    let vsize = fields.nth(19).unwrap_or("1");
-    matches!(state, "Z" | "X") || vsize == "0"
+    let Some((_, rest)) = stat.rsplit_once(") ") else { return State::Alive };
+    let fields: Vec<&str> = rest.trim_end().split(' ').collect();
+    let field = |number: usize| fields.get(number - 3).copied().unwrap_or_default();
+    let (state, memory, exit) = (field(3), field(23), field(52));
+    if !matches!(state, "Z" | "X") && memory != "0" {
+        return State::Alive;
+    }
+    let signal = exit.parse::<i32>().map_or(0, |status| status & 0x7f);
+    if signal == libc::SIGKILL { State::Killed } else { State::Ended }
 }
 
 #[cfg(test)]
@@ -238,30 +258,37 @@ fn is_dying(stat: &str) -> bool {
 mod tests {
     use super::*;
 
-    const ALIVE: &str =
-        "7 (a) b) S 1 7 7 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 100 4096 200 18446744073709551615 1";
-
-    #[test]
-    fn the_dead_and_the_dying_are_told_from_the_living() {
-        assert!(!is_dying(ALIVE));
-        assert!(is_dying(&ALIVE.replace(") S ", ") Z ")));
-        assert!(is_dying(&ALIVE.replace(" 4096 200 ", " 0 0 ")));
-        assert!(!is_dying("nonsense"));
-        assert!(is_dead(i32::MAX));
+    /// With everything between that is of no interest.
+    fn stat(state: &str, memory: &str, exit: &str) -> String {
+        format!("7 (a) b) {state} {}{memory} {}{exit}\n", "1 ".repeat(19), "1 ".repeat(28))
     }
 
     #[test]
-    fn the_likeliest_victim_is_waited_for() {
-        let suspect = |pid| Suspect { pid, score: 0, shown: String::new(), noted: Instant::now() };
-        let suspects = [suspect(7), suspect(8)];
-        let found = |waiting, dead: &[i32]| {
-            find(&suspects, waiting, |pid| dead.contains(&pid)).map(|suspect| suspect.pid)
+    fn the_killed_are_told_from_the_living_and_the_rest() {
+        assert_eq!(parse_state(&stat("S", "4096", "0")), State::Alive);
+        assert_eq!(parse_state(&stat("Z", "0", "9")), State::Killed);
+        assert_eq!(parse_state(&stat("R", "0", "9")), State::Killed);
+        assert_eq!(parse_state(&stat("Z", "0", "256")), State::Ended);
+        assert_eq!(parse_state(&stat("Z", "0", "15")), State::Ended);
+        assert_eq!(parse_state("nonsense"), State::Alive);
+        assert_eq!(state_of(i32::MAX), State::Gone);
+        assert_eq!(state_of(i32::try_from(std::process::id()).unwrap()), State::Alive);
+        assert!(resident(i32::try_from(std::process::id()).unwrap()).unwrap() > 0);
+    }
+
+    #[test]
+    fn a_small_process_that_is_gone_is_no_victim() {
+        let suspect = |pid, score| Suspect { pid, score, shown: String::new(), noted: Instant::now() };
+        let suspects = [suspect(7, 90), suspect(8, 20), suspect(9, 10)];
+        let found = |states: [State; 3]| {
+            let state_of = |pid: i32| states[usize::try_from(pid - 7).unwrap()];
+            find(&suspects, 50, state_of).map(|suspect| suspect.pid)
         };
-        assert_eq!(found(true, &[8]), None);
-        assert_eq!(found(true, &[7, 8]), Some(7));
-        assert_eq!(found(false, &[8]), Some(8));
-        assert_eq!(found(false, &[]), None);
-        assert_eq!(find(&[], true, |_| true), None);
+        use State::{Alive, Ended, Gone, Killed};
+        assert_eq!(found([Alive, Gone, Gone]), None);
+        assert_eq!(found([Gone, Alive, Alive]), Some(7));
+        assert_eq!(found([Gone, Killed, Alive]), Some(8));
+        assert_eq!(found([Ended, Ended, Ended]), None);
     }
 
     #[test]

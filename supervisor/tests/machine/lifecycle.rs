@@ -110,7 +110,7 @@ async fn only_the_first_good_run_is_fresh_and_persistent_storage_stays() {
 async fn a_run_that_fails_after_creation_is_not_created_again() {
     let dir = tempfile::tempdir().unwrap();
     let node = Node::open(dir.path(), &Arc::default());
-    let kind = Type::Task(TaskFailure { name: "t".into(), exit_code: 13 });
+    let kind = Type::Task(TaskFailure { name: "t".into(), exit_code: 13, ..Default::default() });
     let failure = Failure { message: "task t exited with 13".into(), r#type: Some(kind) };
     node.world.set(|s| s.agent = Behaviour::CreateThenFail(failure.clone()));
     node.start("r1", SPEC).await.unwrap();
