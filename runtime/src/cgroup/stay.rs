@@ -7,6 +7,8 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    sync::OnceLock,
+    time::UNIX_EPOCH,
 };
 
 use super::{
@@ -14,7 +16,7 @@ use super::{
     tree::{CgroupError, CgroupPlan, Leaf},
 };
 
-/// What the directories of keepers that were made ahead are called: `keeper-<pid of the supervisor>-<number>`.
+/// What the directories of keepers that were made ahead are called: `keeper-<pid of the supervisor>-<when it began>-<number>`.
 const AHEAD: &str = "keeper-";
 
 /// The calling process is in `box`, but for the hierarchies that refused it.
@@ -100,9 +102,39 @@ fn remove_empty(dir: &Path) {
     let _ = fs::remove_dir(dir);
 }
 
+/// Of one process; pids come back while sandboxes of an earlier owner live, the time does not.
+#[derive(Debug, PartialEq, Eq)]
+struct Maker {
+    pid: u32,
+    began: u64,
+}
+
+impl Maker {
+    fn own() -> Self {
+        static BEGAN: OnceLock<u64> = OnceLock::new();
+        let now = || UNIX_EPOCH.elapsed().map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(0));
+        Self { pid: std::process::id(), began: *BEGAN.get_or_init(now) }
+    }
+
+    /// Reads a name that [`name_ahead`] made.
+    fn of(name: &str) -> Option<Self> {
+        let mut parts = name.strip_prefix(AHEAD)?.split('-');
+        let maker =
+            Self { pid: parts.next()?.parse().ok()?, began: u64::from_str_radix(parts.next()?, 16).ok()? };
+        parts.next()?.parse::<u64>().ok()?;
+        parts.next().is_none().then_some(maker)
+    }
+
+    fn is_gone(&self) -> bool {
+        let own = Self::own();
+        if self.pid == own.pid { *self != own } else { !Path::new(&format!("/proc/{}", self.pid)).exists() }
+    }
+}
+
 /// What the cgroup of the `number`th keeper of this process is called.
 pub(crate) fn name_ahead(number: u64) -> String {
-    format!("{AHEAD}{}-{number}", std::process::id())
+    let Maker { pid, began } = Maker::own();
+    format!("{AHEAD}{pid}-{began:x}-{number}")
 }
 
 /// Removes what supervisors that are gone made ahead and nobody is in. A sandbox that outlived its supervisor is not
@@ -110,22 +142,11 @@ pub(crate) fn name_ahead(number: u64) -> String {
 pub(crate) fn remove_abandoned(hierarchies: &[Hierarchy]) {
     for hierarchy in hierarchies {
         for entry in fs::read_dir(&hierarchy.base).into_iter().flatten().flatten() {
-            let name = entry.file_name();
-            let owner = name.to_str().and_then(maker);
-            if owner
-                .is_some_and(|pid| pid == std::process::id() || !Path::new(&format!("/proc/{pid}")).exists())
-            {
+            if entry.file_name().to_str().and_then(Maker::of).is_some_and(|maker| maker.is_gone()) {
                 remove_empty(&entry.path());
             }
         }
     }
-}
-
-/// The pid in a name that [`name_ahead`] made.
-fn maker(name: &str) -> Option<u32> {
-    let (pid, number) = name.strip_prefix(AHEAD)?.split_once('-')?;
-    number.parse::<u64>().ok()?;
-    pid.parse().ok()
 }
 
 #[cfg(test)]
@@ -151,16 +172,22 @@ mod tests {
     fn only_what_a_dead_supervisor_made_ahead_is_abandoned() {
         let base = tempfile::tempdir().unwrap();
         // Beyond what a kernel gives out.
-        let dead = format!("{AHEAD}4194305-0");
-        let alive = format!("{AHEAD}1-0");
-        let others = ["0198c0de-0000-7000-8000-000000000001", "keeper-x-1", "keeper-4194305", "supervisor"];
-        for name in others.into_iter().chain([dead.as_str(), alive.as_str()]) {
+        let dead = format!("{AHEAD}4194305-19a-0");
+        let before = format!("{AHEAD}{}-1-0", std::process::id());
+        let alive = format!("{AHEAD}1-19a-0");
+        let own = name_ahead(7);
+        assert_eq!(Maker::of(&own), Some(Maker::own()));
+        let others =
+            ["0198c0de-0000-7000-8000-000000000001", "keeper-x-1a-1", "keeper-4194305-0", "supervisor"];
+        for name in others.into_iter().chain([&dead, &before, &alive, &own].map(String::as_str)) {
             fs::create_dir_all(base.path().join(name).join("box")).unwrap();
             fs::create_dir(base.path().join(name).join("keeper")).unwrap();
         }
         remove_abandoned(&[hierarchy(HierarchyKind::V2(vec![]), base.path())]);
-        assert!(!base.path().join(dead).exists());
-        for kept in others.into_iter().chain([alive.as_str()]) {
+        for gone in [dead, before] {
+            assert!(!base.path().join(&gone).exists(), "{gone}");
+        }
+        for kept in others.into_iter().chain([&alive, &own].map(String::as_str)) {
             assert!(base.path().join(kept).join("box").exists(), "{kept}");
         }
     }
@@ -168,7 +195,7 @@ mod tests {
     #[test]
     fn what_is_not_empty_is_not_abandoned() {
         let base = tempfile::tempdir().unwrap();
-        let used = base.path().join(format!("{AHEAD}4194305-1/box/inner"));
+        let used = base.path().join(format!("{AHEAD}4194305-19a-1/box/inner"));
         fs::create_dir_all(&used).unwrap();
         remove_abandoned(&[hierarchy(HierarchyKind::V2(vec![]), base.path())]);
         assert!(used.exists());
