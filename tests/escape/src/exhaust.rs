@@ -24,7 +24,7 @@ use rustix::fs::{FlockOperation, flock, inotify};
 use crate::{places, probe::in_child, sys};
 
 /// No kind is taken for longer than this; what is not exhausted by then is bounded by something else.
-const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(1);
 
 pub struct Held {
     pub count: usize,

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use cordium_tests::{Context, Result, ensure, json, process, skip, watch};
+use cordium_tests::{Context, Result, Workspace, ensure, json, process, skip, v1::WorkspaceState, watch};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -32,22 +32,52 @@ pub async fn agent_ended_by_its_tenant(s: Arc<Shared>) -> Result<()> {
     s.unharmed().await
 }
 
+/// A workspace whose PID 1 was made to take back that it be killed when its keeper ends.
+async fn hostile(s: &Shared, name: &str) -> Result<(Workspace, Pids)> {
+    let spec = s.f.small(json!({"runtime": {"capabilities": {"add": ["SYS_PTRACE"]}}}));
+    let w = s.f.run(name, &spec).await?;
+    equip(&s.f, &w)?;
+    let pids = Pids::of(&s.f.node.run(), &w)?;
+    ensure!(w.root_ok(&format!("{PROGRAM} clear-death-signal")).await? == "cleared", "PID 1 was not changed");
+    Ok((w, pids))
+}
+
+fn kill_keeper(pids: Pids) -> Result<()> {
+    kill(Pid::from_raw(pids.keeper), Signal::SIGKILL).context("killing the keeper")
+}
+
 /// PID 1 asks to be killed when its keeper ends. A hostile one takes that back; then the supervisor ends it.
 pub async fn keeper_killed(s: Arc<Shared>) -> Result<()> {
     if cfg!(not(target_arch = "x86_64")) {
         return skip("the attack on PID 1's registers is written for x86_64");
     }
-    let spec = s.f.small(json!({"runtime": {"capabilities": {"add": ["SYS_PTRACE"]}}}));
-    let w = s.f.run("hostile", &spec).await?;
-    equip(&s.f, &w)?;
-    let pids = Pids::of(&s.f.node.run(), &w)?;
-    ensure!(w.root_ok(&format!("{PROGRAM} clear-death-signal")).await? == "cleared", "PID 1 was not changed");
+    let (w, pids) = hostile(&s, "hostile").await?;
     let mut watch = w.watch().await?;
     watch.next(END).await?;
-    kill(Pid::from_raw(pids.keeper), Signal::SIGKILL).context("killing the keeper")?;
+    kill_keeper(pids)?;
     let event = watch.stopped(END).await?;
     let failure = watch::failure_of(&event).context("the run has ended without a reason")?;
     println!("keeper_killed_under_a_hostile_init: {}", watch::describe(&failure));
+    gone(pids)?;
+    w.delete().await?;
+    s.unharmed().await
+}
+
+/// As above, while there is no supervisor that could notice; the next one does.
+pub async fn keeper_killed_unseen(s: Arc<Shared>) -> Result<()> {
+    if cfg!(not(target_arch = "x86_64")) {
+        return skip("the attack on PID 1's registers is written for x86_64");
+    }
+    let (w, pids) = hostile(&s, "unseen").await?;
+    s.f.node.end(Signal::SIGKILL)?;
+    kill_keeper(pids)?;
+    let survived = node::is_alive(pids.init);
+    s.f.node.launch()?;
+    let w = Workspace { clients: s.f.node.clients().await?, ..w };
+    let mut watch = w.watch().await?;
+    let event = watch.until(END, |event| watch::state_of(event) == WorkspaceState::Stopped).await?;
+    let failure = watch::failure_of(&event).context("the run has ended without a reason")?;
+    println!("keeper_killed_unseen: PID 1 went on: {survived}; {}", watch::describe(&failure));
     gone(pids)?;
     w.delete().await?;
     s.unharmed().await

@@ -166,6 +166,8 @@ async fn run_to_a_state(w: &Workspace) -> Result<String> {
         return Ok("RUNNING".to_owned());
     }
     let failure = watch::failure_of(&event).context("the run has ended without a reason")?;
+    // A keeper that dies of a trap could not say so.
+    ensure!(!failure.message.contains("closed the connection"), "{}", failure.message);
     Ok(watch::describe(&failure))
 }
 

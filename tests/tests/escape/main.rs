@@ -34,5 +34,6 @@ fn main() -> ExitCode {
         .case("shares_of_kernel_objects", exhaustion::shares)
         .case("agent_ended_by_its_tenant", death::agent_ended_by_its_tenant)
         .case("keeper_killed_under_a_hostile_init", death::keeper_killed)
+        .case("keeper_killed_unseen", death::keeper_killed_unseen)
         .run(Shared::start)
 }

@@ -91,7 +91,7 @@ pub fn snapshot(
         all.insert(path.to_owned(), fs::read_to_string(path).unwrap_or_default());
     }
     all.insert("binfmt_misc".to_owned(), names(Path::new("/proc/sys/fs/binfmt_misc")).join(" "));
-    all.insert("mounts of the node".to_owned(), fs::read_to_string("/proc/self/mountinfo")?);
+    all.insert("mounts of the node".to_owned(), mounts(directories)?);
     for path in programs {
         let meta = fs::metadata(path).with_context(|| format!("looking at {}", path.display()))?;
         let identity = format!("{} {} {} {}", meta.ino(), meta.len(), meta.mtime_nsec(), meta.ctime_nsec());
@@ -107,6 +107,18 @@ pub fn snapshot(
         }
     }
     Ok(all)
+}
+
+/// Mounts of the machine itself and below these directories; what somebody else mounts meanwhile elsewhere is theirs.
+fn mounts(directories: &[PathBuf]) -> Result<String> {
+    const OTHERS: [&str; 6] = ["/tmp/", "/var/", "/run/", "/mnt/", "/home/", "/root/"];
+    let text = fs::read_to_string("/proc/self/mountinfo").context("reading the node's mounts")?;
+    let ours = |line: &&str| {
+        let place = line.split(' ').nth(4).unwrap_or_default();
+        directories.iter().any(|dir| Path::new(place).starts_with(dir))
+            || !OTHERS.iter().any(|other| place.starts_with(other))
+    };
+    Ok(text.lines().filter(ours).collect::<Vec<_>>().join("\n"))
 }
 
 fn names(dir: &Path) -> Vec<String> {

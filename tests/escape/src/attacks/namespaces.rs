@@ -21,6 +21,14 @@ const KINDS: [&str; 8] = ["user", "mnt", "pid", "net", "ipc", "uts", "cgroup", "
 pub fn outward(probe: &mut Probe) {
     tries(probe);
     probe.child("nested user namespace", || places::nested(CloneFlags::empty()), from_below);
+    let fresh = || Ok(nix::sched::unshare(CloneFlags::CLONE_NEWUSER)?);
+    probe.child("unmapped user namespace", fresh, |probe| {
+        // The node's root, the first id of the sandbox as the node has it, and more ids than the sandbox has.
+        for map in ["0 100000 1", "0 65536 1", "0 0 4294967295", "0 1 65536"] {
+            let mapped = fs::write("/proc/self/uid_map", map);
+            probe.refused(format!("map the ids {map:?}"), Layer::UserNamespace, &[Errno::EPERM], mapped);
+        }
+    });
 }
 
 fn tries(probe: &mut Probe) {
