@@ -26,7 +26,9 @@ pub enum NodeError {
 
 impl Node {
     pub fn probe() -> Result<Self, NodeError> {
-        Ok(Self { ids: IdMap::for_current_user()?, cgroups: cgroup::probe()? })
+        let mut cgroups = cgroup::probe()?;
+        cgroup::settle(&mut cgroups);
+        Ok(Self { ids: IdMap::for_current_user()?, cgroups })
     }
 
     pub fn ids(&self) -> &IdMap {

@@ -7,13 +7,15 @@ mod delegate;
 mod io_weight;
 mod limits;
 mod probe;
+mod settle;
 mod stats;
 mod stay;
 mod tree;
 
+pub(crate) use limits::NPROC_INSTEAD;
 pub use probe::{Hierarchy, HierarchyKind, Layout, ProbeError, probe};
-pub(crate) use stay::{Stay, name_ahead, remove_abandoned};
+pub(crate) use settle::settle;
 pub(crate) use stats::keyed;
 pub use stats::{Pressure, Stats, stats};
-pub(crate) use limits::NPROC_INSTEAD;
+pub(crate) use stay::{Stay, name_ahead, remove_abandoned};
 pub use tree::{CgroupError, CgroupPlan, Leaf};

@@ -73,8 +73,9 @@ pub fn probe() -> Result<Layout, ProbeError> {
         let Some(path) = own.iter().find(|member| member.is_of(&mount)).map(|member| &member.path) else {
             continue;
         };
-        let here = mount.path.join(path.strip_prefix("/").unwrap_or(path));
-        let Some(base) = find_base(&mount.path, &here, uid, v2) else { continue };
+        // A mount of part of a hierarchy shows us only if we are in that part.
+        let Ok(below) = path.strip_prefix(&mount.root) else { continue };
+        let Some(base) = find_base(&mount.path, &mount.path.join(below), uid, v2) else { continue };
         let kind = match mount.controllers {
             None => HierarchyKind::V2(words(
                 &fs::read_to_string(base.join("cgroup.controllers")).unwrap_or_default(),
@@ -86,16 +87,21 @@ pub fn probe() -> Result<Layout, ProbeError> {
     Ok(layout)
 }
 
+/// The subtree for a process that is in `here`.
 fn find_base(mount: &Path, here: &Path, uid: u32, v2: bool) -> Option<PathBuf> {
     let name = format!("cordium-{uid}");
     let ancestors = || here.ancestors().take_while(|dir| dir.starts_with(mount));
-    let named = ancestors()
-        .find(|dir| dir.file_name().is_some_and(|last| last.to_string_lossy() == name))
-        .map(Path::to_owned)
-        .or_else(|| ancestors().map(|dir| dir.join(&name)).find(|dir| dir.is_dir()));
+    let within = || ancestors().find(|dir| dir.ends_with(&name)).map(Path::to_owned);
     let delegated =
         || v2.then(|| ancestors().filter(|dir| owned(dir, uid)).last().map(Path::to_owned)).flatten();
-    named.or_else(delegated).filter(|dir| writable(dir))
+    // Last, for v2 lets nobody move a process into a subtree that he is not in, unless he owns what is above both.
+    let beside = || ancestors().map(|dir| dir.join(&name)).find(|dir| dir.is_dir());
+    within().or_else(delegated).or_else(beside).filter(|dir| writable(dir) && (!v2 || is_domain(dir)))
+}
+
+/// A threaded cgroup, or one below it, has no room for processes with a memory limit of their own.
+fn is_domain(dir: &Path) -> bool {
+    fs::read_to_string(dir.join("cgroup.type")).map_or(true, |kind| kind.trim() == "domain")
 }
 
 fn owned(dir: &Path, uid: u32) -> bool {
@@ -117,6 +123,8 @@ fn words(text: &str) -> Vec<String> {
 
 #[derive(Debug, PartialEq, Eq)]
 struct CgroupMount {
+    /// The part of the hierarchy that is mounted.
+    root: PathBuf,
     path: PathBuf,
     /// `None` for the unified hierarchy.
     controllers: Option<Vec<String>>,
@@ -137,30 +145,35 @@ impl Membership {
     }
 }
 
-/// Reads `/proc/self/mountinfo`: fields are `… root mount-point options - type source super-options`.
+/// Reads `/proc/self/mountinfo`: fields are `id parent device root mount-point … - type source super-options`. Of two
+/// mounts of one hierarchy the first counts.
 fn parse_mounts(text: &str) -> Vec<CgroupMount> {
+    let mut mounts: Vec<CgroupMount> = Vec::new();
+    for mount in text.lines().filter_map(parse_mount) {
+        if mounts.iter().all(|there| there.controllers != mount.controllers) {
+            mounts.push(mount);
+        }
+    }
+    mounts
+}
+
+fn parse_mount(line: &str) -> Option<CgroupMount> {
     let not_controllers = ["rw", "ro", "xattr", "clone_children", "noprefix"];
-    text.lines()
-        .filter_map(|line| {
-            let (front, back) = line.split_once(" - ")?;
-            let path = PathBuf::from(front.split(' ').nth(4)?);
-            let mut back = back.split(' ');
-            match back.next()? {
-                "cgroup2" => Some(CgroupMount { path, controllers: None }),
-                "cgroup" => {
-                    let options = back.nth(1)?.split(',');
-                    let names = options
-                        .filter(|option| {
-                            !not_controllers.contains(option) && !option.starts_with("release_agent")
-                        })
-                        .map(str::to_owned)
-                        .collect();
-                    Some(CgroupMount { path, controllers: Some(names) })
-                }
-                _ => None,
-            }
-        })
-        .collect()
+    let (front, back) = line.split_once(" - ")?;
+    let mut front = front.split(' ').skip(3);
+    let (root, path) = (front.next()?.into(), front.next()?.into());
+    let mut back = back.split(' ');
+    let controllers = match back.next()? {
+        "cgroup2" => None,
+        "cgroup" => {
+            let options = back.nth(1)?.split(',');
+            let names = options
+                .filter(|option| !not_controllers.contains(option) && !option.starts_with("release_agent"));
+            Some(names.map(str::to_owned).collect())
+        }
+        _ => return None,
+    };
+    Some(CgroupMount { root, path, controllers })
 }
 
 /// Reads `/proc/self/cgroup`: lines are `id:controllers:path`.
@@ -176,6 +189,7 @@ fn parse_membership(text: &str) -> Vec<Membership> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
@@ -191,7 +205,53 @@ mod tests {
         assert_eq!(mounts.len(), 3);
         assert_eq!(mounts[0].controllers.as_deref(), Some(&["cpu".to_owned()][..]));
         assert_eq!(mounts[1].controllers.as_deref(), Some(&["name=systemd".to_owned()][..]));
-        assert_eq!(mounts[2], CgroupMount { path: "/sys/fs/cgroup/unified".into(), controllers: None });
+        let unified =
+            CgroupMount { root: "/".into(), path: "/sys/fs/cgroup/unified".into(), controllers: None };
+        assert_eq!(mounts[2], unified);
+    }
+
+    #[test]
+    fn the_second_mount_of_a_hierarchy_does_not_count() {
+        let text = "30 1 0:26 /pod/a /sys/fs/cgroup rw - cgroup2 cgroup rw,nsdelegate\n\
+                    31 1 0:26 / /host/cgroup rw - cgroup2 cgroup rw\n";
+        let mounts = parse_mounts(text);
+        assert_eq!(mounts.len(), 1);
+        assert_eq!(
+            (mounts[0].root.as_path(), mounts[0].path.as_path()),
+            (Path::new("/pod/a"), Path::new("/sys/fs/cgroup"))
+        );
+    }
+
+    /// A directory that looks like a cgroup of ours.
+    fn cgroup(dir: &Path) -> PathBuf {
+        fs::create_dir_all(dir).unwrap();
+        fs::write(dir.join("cgroup.procs"), "").unwrap();
+        dir.to_owned()
+    }
+
+    #[test]
+    fn the_subtree_that_we_are_in_comes_before_one_beside() {
+        let root = tempfile::tempdir().unwrap();
+        let mount = root.path();
+        let beside = cgroup(&mount.join("cordium-4242"));
+        let here = cgroup(&mount.join("slice/cordium-4242/supervisor"));
+        let within = cgroup(&mount.join("slice/cordium-4242"));
+        assert_eq!(find_base(mount, &here, 4242, true), Some(within));
+        let elsewhere = cgroup(&mount.join("other/session"));
+        assert_eq!(find_base(mount, &elsewhere, 4242, true), Some(beside));
+        assert_eq!(find_base(mount, &elsewhere, 4243, true), None);
+    }
+
+    #[test]
+    fn a_threaded_cgroup_is_no_subtree_for_workspaces() {
+        let root = tempfile::tempdir().unwrap();
+        let base = cgroup(&root.path().join("cordium-4242"));
+        for (kind, usable) in [("domain\n", true), ("domain threaded\n", false), ("threaded\n", false)] {
+            fs::write(base.join("cgroup.type"), kind).unwrap();
+            assert_eq!(find_base(root.path(), &base, 4242, true).is_some(), usable, "{kind}");
+        }
+        // v1 has no such thing.
+        assert!(find_base(root.path(), &base, 4242, false).is_some());
     }
 
     #[test]

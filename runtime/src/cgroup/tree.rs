@@ -8,7 +8,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::probe::{Hierarchy, HierarchyKind};
+use super::{
+    probe::{Hierarchy, HierarchyKind},
+    settle::pass_on,
+};
 
 /// The two leaves below a workspace's directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,7 +73,7 @@ impl CgroupPlan {
             make(&own)?;
             if let HierarchyKind::V2(controllers) = &hierarchy.kind {
                 for dir in [&hierarchy.base, &own] {
-                    enable(dir, controllers);
+                    pass_on(dir, controllers);
                 }
             }
             for leaf in [Leaf::Keeper, Leaf::Box] {
@@ -110,13 +113,6 @@ fn make(dir: &Path) -> Result<(), CgroupError> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         Err(source) => Err(CgroupError::Create { path: dir.to_owned(), source }),
         Ok(()) => Ok(()),
-    }
-}
-
-/// Best effort, one by one: what cannot be enabled is missing from the leaf and becomes a warning.
-fn enable(dir: &Path, controllers: &[String]) {
-    for name in controllers {
-        let _ = fs::write(dir.join("cgroup.subtree_control"), format!("+{name}"));
     }
 }
 

@@ -30,7 +30,8 @@ use crate::{
 };
 
 /// The end-to-end groups that run in the machine: those that concern limits, freezing and killing.
-pub const GROUPS: [&str; 6] = ["cgroup_v2", "nested_limits", "sandbox", "runtime", "lifecycle", "restart"];
+pub const GROUPS: [&str; 7] =
+    ["cgroup_v2", "limits", "nested_limits", "sandbox", "runtime", "lifecycle", "restart"];
 
 /// From power on to power off.
 const LIMIT: Duration = Duration::from_secs(25 * 60);
