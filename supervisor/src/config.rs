@@ -72,6 +72,8 @@ pub struct NodeConfig {
     pub host_ports: Vec<u16>,
     /// Layers that are fetched at the same time.
     pub parallel_layers: Option<usize>,
+    /// Sandboxes that are made ahead, as far as that goes without knowing their workspaces; 0 for none.
+    pub sandboxes_ahead: Option<usize>,
     /// What an image may cost.
     pub image_limits: cordium_image::Limits,
     /// How long registries are waited for.
@@ -108,6 +110,10 @@ impl NodeConfig {
         if config.image_timeouts.attempts == 0 {
             return Err("imageTimeouts.attempts: was 0; allowed: 1 and more".to_owned());
         }
+        if let Some(ahead) = config.sandboxes_ahead.filter(|ahead| *ahead > cordium_runtime::MAX_AHEAD) {
+            let most = cordium_runtime::MAX_AHEAD;
+            return Err(format!("sandboxesAhead: was {ahead}; allowed: 0 to {most}"));
+        }
         Ok(config)
     }
 
@@ -143,6 +149,8 @@ mod tests {
         assert!(NodeConfig::parse("hostPort: [1]").unwrap_err().contains("hostPort"));
         assert!(NodeConfig::parse("hostPorts: [0]").unwrap_err().contains("hostPorts"));
         assert!(NodeConfig::parse("hostPorts: [70000]").is_err());
+        assert!(NodeConfig::parse("sandboxesAhead: 9").unwrap_err().contains("allowed: 0 to 8"));
+        assert_eq!(NodeConfig::parse("sandboxesAhead: 0").unwrap().sandboxes_ahead, Some(0));
         assert!(NodeConfig::parse("imageTimeouts: {idle: soon}").is_err());
         assert!(NodeConfig::parse("imageTimeouts: {attempts: 0}").unwrap_err().contains("attempts"));
     }

@@ -4,7 +4,7 @@ use std::{future::Future, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use cordium_image::{ImageStore, StoreConfig};
-use cordium_runtime::Node;
+use cordium_runtime::{Node, Pool};
 use cordium_serve::{tcp, tls::PemFiles, unix};
 use tokio::{
     net::TcpListener,
@@ -32,6 +32,8 @@ use crate::{
 
 /// How long connections may take to end at shutdown.
 const DRAIN: Duration = Duration::from_secs(5);
+/// Two workspaces that are started one after the other find one each.
+const SANDBOXES_AHEAD: usize = 2;
 
 /// Serves until SIGTERM or SIGINT. Running workspaces go on.
 pub async fn serve(options: ServeOptions) -> Result<()> {
@@ -85,6 +87,8 @@ pub async fn serve(options: ServeOptions) -> Result<()> {
         servers.abort_all();
     }
     tracing::debug!("owners of workspaces have ended");
+    context.runtime.end().await;
+    tracing::debug!("no sandbox is made ahead any more");
     let store = context.store.clone();
     tokio::task::spawn_blocking(move || store.close()).await.context("closing the node's database")?;
     tracing::debug!("the database is closed");
@@ -132,10 +136,11 @@ async fn assemble(
             Egress::Deny => cordium_broker::Policy::Deny,
         },
     };
+    let pool = Pool::new(node.clone(), config.sandboxes_ahead.unwrap_or(SANDBOXES_AHEAD));
     for warning in node.warnings() {
         tracing::warn!(warning, "this node");
     }
-    let runtime = Arc::new(NodeRuntime { node, images: images.clone() });
+    let runtime = Arc::new(NodeRuntime { pool, node, images: images.clone() });
     let volumes = Volumes::new(dirs.volumes(), runtime.clone());
     Ok(Arc::new(Context {
         name: options.name(),
