@@ -4,6 +4,8 @@
 //! The tests themselves are in `tests/`, one file for each group of cases. `xtask` uses the same pieces for its demo
 //! and its benchmarks, so that what a person sees is what the tests check.
 
+#[cfg(test)]
+mod bad_input;
 pub mod cli;
 pub mod client;
 pub mod cluster;

@@ -191,6 +191,16 @@ fn bad_specs() -> Vec<(Value, &'static str)> {
         (json!({"limit": {"memory": {"megabytes": "much"}}}), "limit.memory.megabytes"),
         (json!({"limit": {"memory": {"megabytes": -1}}}), "limit.memory.megabytes"),
         (json!({"limit": {"cpu": {"millicores": 100_000_000}}}), "limit.cpu.millicores"),
+        (json!({"limit": {"cpu": {"millicores": 0}}}), "limit.cpu.millicores"),
+        (json!({"limit": {"cpu": {"millicores": 1_u64 << 63}}}), "limit.cpu.millicores"),
+        (json!({"limit": {"memory": {"megabytes": 0}}}), "limit.memory.megabytes"),
+        (json!({"limit": {"memory": {"megabytes": 1_u64 << 63}}}), "limit.memory.megabytes"),
+        (json!({"limit": {"memory": {"megabytes": u64::MAX}}}), "limit.memory.megabytes"),
+        (json!({"limit": {"memory": {"megabytes": 512.5}}}), "limit.memory.megabytes"),
+        (json!({"limit": {"storage": {"megabytes": 0}}}), "limit.storage.megabytes"),
+        (json!({"limit": {"storage": {"megabytes": 1_u64 << 63}}}), "limit.storage.megabytes"),
+        (json!({"limit": {"pids": 0}}), "limit.pids"),
+        (json!({"limit": {"pids": 1_u64 << 63}}), "limit.pids"),
         (json!({"runtime": {"envVars": [{"key": "", "value": "x"}]}}), "runtime.envVars[0].key"),
         (json!({"runtime": {"envVars": [{"key": "A"}]}}), "runtime.envVars[0]"),
         (task(json!({"run": ""})), "runtime.tasks[0].run"),
@@ -208,7 +218,11 @@ fn bad_specs() -> Vec<(Value, &'static str)> {
             json!({"applications": [{"name": "a", "port": 1, "isDefault": true}, {"name": "b", "port": 2, "isDefault": true}]}),
             "applications",
         ),
+        (json!({"applications": [{"name": "a", "port": -1}]}), "applications[0].port"),
+        (json!({"applications": [{"name": "a", "port": "http"}]}), "applications[0].port"),
         (json!({"runtime": {"capabilities": {"add": ["CAN_FLY"]}}}), "runtime.capabilities.add[0]"),
+        (json!({"runtime": {"capabilities": {"drop": ["CHOWN", "CAP_"]}}}), "runtime.capabilities.drop[1]"),
+        (json!({"runtime": {"capabilities": {"add": [21]}}}), "runtime.capabilities.add[0]"),
         (
             json!({"runtime": {"network": {"egress": {"rules": [{"cidrs": ["10.0.0.0/64"], "action": "ALLOW"}]}}}}),
             "cidrs[0]",
@@ -247,19 +261,41 @@ async fn huge_and_hostile_yaml(f: Arc<Fixture>) -> Result<()> {
                 g: &g [*f,*f,*f,*f,*f,*f,*f,*f,*f]\nh: [*g,*g,*g,*g,*g,*g,*g,*g,*g]\n";
     let deep = "[".repeat(100_000);
     let large = format!("displayName: {}", "x".repeat(2 << 20));
+    // Just beyond what one document may have, in bytes, in values, and by way of anchors.
+    let mebibyte = format!("image: {{registry: {{url: a/b}}}}\n#{}\n", "x".repeat(1 << 20));
+    let many = format!("vars: [{}]", "{},".repeat(110_000));
+    let billion = format!(
+        "a: &a [{}]\nb: &b [{}]\nc: [{}]\n",
+        "x,".repeat(1000),
+        "*a,".repeat(1000),
+        "*b,".repeat(1000)
+    );
+    let twice = "isEphemeral: true\nisEphemeral: false\n";
     let cyclic = "vars:\n- {name: a, value: '${{ vars.b }}'}\n- {name: b, value: '${{ vars.a }}'}\nimage: {registry: {url: '${{ vars.a }}'}}\n";
-    for (name, text) in [("bomb", bomb), ("deep", &deep), ("large", &large)] {
+    let texts: [(&str, &str); 7] = [
+        ("bomb", bomb),
+        ("deep", &deep),
+        ("large", &large),
+        ("mebibyte", &mebibyte),
+        ("many", &many),
+        ("billion", &billion),
+        ("twice", twice),
+    ];
+    for (name, text) in texts {
         let mut request =
             CreateRequest { name: name.into(), spec_json: text.to_owned(), ..Default::default() };
         request.set_kind(Kind::Workspace);
         refused(f.clients.control.clone().create(request).await, Code::InvalidArgument)
             .with_context(|| name.to_owned())?;
+        refused(f.clients.control.clone().get(get(Kind::Workspace, name)).await, Code::NotFound)
+            .with_context(|| format!("{name}: something was created"))?;
     }
     // A cycle of variables is refused, at the latest when the workspace is to start; it never hangs.
     let mut request =
         CreateRequest { name: "cyclic".into(), spec_json: cyclic.into(), start: true, ..Default::default() };
     request.set_kind(Kind::Workspace);
-    ensure!(f.clients.control.clone().create(request).await.is_err(), "a cycle of variables was accepted");
+    let message = refused(f.clients.control.clone().create(request).await, Code::InvalidArgument)?;
+    ensure!(message.contains("cycle") && message.contains("a → b → a"), "the cycle is not shown: {message}");
     Ok(())
 }
 

@@ -25,6 +25,7 @@ fn main() -> ExitCode {
         .case("wrong_password", wrong_password)
         .case("additional_repository_fails_by_name", additional_fails)
         .case("a_hanging_repository_can_be_stopped", hanging_repository)
+        .case("a_hanging_repository_fails_by_itself_and_starts_once_mended", hanging_fails)
         .case("a_second_start_does_not_clone_again", second_start)
         .run(|| Fixture::start("repository"))
 }
@@ -40,6 +41,15 @@ async fn fail(f: &Fixture, name: &str, spec: &Value) -> Result<(Workspace, Failu
     ensure!(!watch.seen.contains(&State::Running), "RUNNING was reached");
     ensure!(started.elapsed() < Duration::from_secs(90), "it took {:?}", started.elapsed());
     Ok((w, workspace.status.context("there is no status")?.failure.context("there is no failure")?))
+}
+
+/// Gives a workspace another spec and starts it.
+async fn mend(w: &Workspace, spec: &Value) -> Result<()> {
+    let mut request =
+        UpdateRequest { r#ref: w.uid.clone(), spec_json: Some(spec.to_string()), ..Default::default() };
+    request.set_kind(Kind::Workspace);
+    w.clients.control.clone().update(request).await?;
+    w.start().await.map(drop)
 }
 
 async fn clones_with_history(f: Arc<Fixture>) -> Result<()> {
@@ -121,12 +131,7 @@ async fn missing_repository(f: Arc<Fixture>) -> Result<()> {
         "git's words are missing: {}",
         failure.message
     );
-    let spec = with_repository(&f, json!({"url": f.git.url("demo")}));
-    let mut request =
-        UpdateRequest { r#ref: w.uid.clone(), spec_json: Some(spec.to_string()), ..Default::default() };
-    request.set_kind(Kind::Workspace);
-    f.clients.control.clone().update(request).await?;
-    w.start().await?;
+    mend(&w, &with_repository(&f, json!({"url": f.git.url("demo")}))).await?;
     ensure_eq!(w.ok("cat /workspace/repo/README.md").await?, "# Demo");
     w.delete().await
 }
@@ -134,6 +139,9 @@ async fn missing_repository(f: Arc<Fixture>) -> Result<()> {
 async fn password_is_needed(f: Arc<Fixture>) -> Result<()> {
     let (w, failure) = fail(&f, "needpw", &with_repository(&f, json!({"url": f.git.url("private")}))).await?;
     ensure!(matches!(failure.r#type, Some(Type::RepoClone(_))), "{failure:?}");
+    put_secret(&f.clients, "needed-password", git::PASSWORD).await?;
+    mend(&w, &private(&f, "needed-password")).await?;
+    ensure_eq!(w.ok("cat /workspace/repo/SECRET").await?, "only with a password");
     w.delete().await
 }
 
@@ -173,6 +181,24 @@ async fn hanging_repository(f: Arc<Fixture>) -> Result<()> {
     w.request_stop(false).await?;
     watch.stopped(Duration::from_secs(60)).await?;
     ensure!(started.elapsed() < Duration::from_secs(20), "the stop took {:?}", started.elapsed());
+    w.delete().await
+}
+
+async fn hanging_fails(f: Arc<Fixture>) -> Result<()> {
+    // Git gives a silent server a minute; whoever wants another time sets git's own variable for it.
+    let patience = json!([{"key": "GIT_HTTP_LOW_SPEED_TIME", "value": "2"}]);
+    let spec = |name: &str| {
+        f.base(json!({"repository": {"url": f.git.url(name)}, "runtime": {"envVars": patience}}))
+    };
+    let (w, failure) = fail(&f, "hangs", &spec("hang")).await?;
+    ensure!(matches!(failure.r#type, Some(Type::RepoClone(_))), "{failure:?}");
+    ensure!(
+        failure.message.to_lowercase().contains("too slow"),
+        "git's words are missing: {}",
+        failure.message
+    );
+    mend(&w, &spec("demo")).await?;
+    ensure_eq!(w.ok("cat /workspace/repo/README.md").await?, "# Demo");
     w.delete().await
 }
 

@@ -8,6 +8,7 @@ fn main() -> ExitCode {
     Suite::new("storage")
         .case("root_home_and_workspace_survive", root_home_and_workspace_survive)
         .case("ephemeral_begins_anew", ephemeral_begins_anew)
+        .case("a_directory_that_a_crash_left_to_the_node_is_given_away", left_to_the_node)
         .case("storage_limit_is_reported", storage_limit_is_reported)
         .case("spec_changes_take_effect_at_the_next_start", spec_changes)
         .run(|| Fixture::start("storage"))
@@ -43,6 +44,22 @@ async fn ephemeral_begins_anew(f: Arc<Fixture>) -> Result<()> {
     w.stop().await?;
     w.start().await?;
     ensure_eq!(w.ok("wc -l < /workspace/created; ls /opt | wc -l").await?, "1\n0");
+    w.delete().await
+}
+
+async fn left_to_the_node(f: Arc<Fixture>) -> Result<()> {
+    let w = f.create("crashed", &f.small(json!({}))).await?;
+    // As after a crash of the first start, between making these directories and giving them to the sandbox's root.
+    let volume = f.storage_of(&w).join("volume");
+    for dir in ["upper", "workspace"] {
+        f.node.user.make_dir(&volume.join(dir))?;
+    }
+    for dir in [f.storage_of(&w), volume] {
+        f.node.user.own(&dir)?;
+    }
+    w.start().await?;
+    w.ok("touch /workspace/x").await?;
+    ensure_eq!(w.root_ok("touch /opt.x /etc/x && stat -c %u / /workspace").await?.lines().next(), Some("0"));
     w.delete().await
 }
 

@@ -7,7 +7,7 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use cordium_tests::{
@@ -111,9 +111,10 @@ impl Ground {
         let about = || format!("image {name:?}");
         let before = self.on_disk();
         let w = self.f.create(name, &with_image(reference, json!({}))).await?;
+        let begun = Instant::now();
         let failure = fail(&w).await.with_context(about)?;
         let message = &failure.message;
-        println!("{name}: {message}");
+        println!("{name}, after {:.1?}: {message}", begun.elapsed());
         for word in words {
             ensure!(message.contains(word), "{name}: {word:?} is not in: {message}");
         }
