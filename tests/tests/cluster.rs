@@ -8,7 +8,8 @@ use cordium_tests::{
     cluster::Cluster,
     ensure, ensure_eq, json,
     v1::{
-        GetNodeRequest, GetStatusRequest, GetStatusResponse, StartWorkspaceRequest, WorkspaceState as State,
+        CreateRequest, DeleteResourceRequest, GetNodeRequest, GetStatusRequest, GetStatusResponse, Kind,
+        StartWorkspaceRequest, WorkspaceState as State,
     },
     watch::Watch,
 };
@@ -18,6 +19,7 @@ fn main() -> ExitCode {
     Suite::new("cluster")
         .case("places_by_free_capacity_and_merges_the_streams", places_and_merges)
         .case("exec_reaches_the_right_node", exec_reaches_the_right_node)
+        .case("a_volume_draws_workspaces_to_its_node", a_volume_draws_workspaces_to_its_node)
         .case("strangers_are_refused", strangers_are_refused)
         .case("scheduler_killed_resumes_where_it_was", scheduler_killed)
         .case("a_node_that_is_gone_is_noticed", node_gone)
@@ -102,6 +104,46 @@ async fn exec_reaches_the_right_node(c: Arc<Cluster>) -> Result<()> {
     ensure!(node_of(&a).await? != node_of(&b).await?, "both are on one node");
     a.delete().await?;
     b.delete().await
+}
+
+async fn a_volume_draws_workspaces_to_its_node(c: Arc<Cluster>) -> Result<()> {
+    let clients = c.clients().await?;
+    reachable(&clients, 2).await?;
+    let mut uids = Vec::new();
+    for node in ["node-1", "node-2"] {
+        let mut request =
+            CreateRequest { name: format!("on-{node}"), node: node.to_owned(), ..Default::default() };
+        request.set_kind(Kind::Volume);
+        let made = clients.control.clone().create(request).await?.into_inner();
+        uids.push(made.metadata.context("volume has no metadata")?.uid);
+        let mounts = json!([{"volumeRef": {"name": format!("on-{node}")}, "mountPath": "/data"}]);
+        let spec = c.small(json!({"runtime": {"volumeMounts": mounts}}));
+        let w = Workspace::run(&clients, &format!("drawn-to-{node}"), &spec).await?;
+        ensure_eq!(node_of(&w).await?, node);
+        w.ok("echo kept > /data/f").await?;
+        w.delete().await?;
+    }
+    let data = |node: usize, uid: &str| c.nodes[node].state().join("volumes").join(uid);
+    ensure!(data(0, &uids[0]).join("data/f").exists(), "the data is not on its node");
+    ensure!(!data(1, &uids[0]).exists() && !data(0, &uids[1]).exists(), "a volume is on another node");
+    let mounts: Vec<_> = ["node-1", "node-2"]
+        .map(|node| json!({"volumeRef": {"name": format!("on-{node}")}, "mountPath": format!("/{node}")}))
+        .into();
+    let spec = c.small(json!({"runtime": {"volumeMounts": mounts}}));
+    let torn = Workspace::create(&clients, "torn", &spec).await?;
+    let start = StartWorkspaceRequest { r#ref: torn.uid.clone(), ..Default::default() };
+    let answer = clients.control.clone().start_workspace(start).await;
+    let message = refused(answer, tonic::Code::FailedPrecondition)?;
+    ensure!(message.contains("on-node-1") && message.contains("on-node-2"), "{message}");
+    torn.delete().await?;
+    for node in ["node-1", "node-2"] {
+        let mut request = DeleteResourceRequest { r#ref: format!("on-{node}"), ..Default::default() };
+        request.set_kind(Kind::Volume);
+        let left = clients.control.clone().delete(request).await?.into_inner().warnings;
+        ensure!(left.is_empty(), "something is left: {left:?}");
+    }
+    ensure!(!data(0, &uids[0]).exists() && !data(1, &uids[1]).exists(), "the data is still there");
+    Ok(())
 }
 
 async fn strangers_are_refused(c: Arc<Cluster>) -> Result<()> {

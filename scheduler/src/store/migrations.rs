@@ -38,6 +38,28 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_store_from_before_volumes_keeps_what_it_has() {
+        let mut conn = Connection::open_in_memory().unwrap();
+        for step in &STEPS[..2] {
+            conn.execute_batch(step).unwrap();
+        }
+        conn.pragma_update(None, "user_version", 2).unwrap();
+        conn.execute_batch(
+            "INSERT INTO resources VALUES ('w', 3, 'default', 'web', '', '{}', '{}', 1, 1);
+             INSERT INTO workspaces (uid, template, state, node, status) VALUES ('w', 'default', 11, 'n1', x'');
+             INSERT INTO left_behind VALUES ('n1', 'old');",
+        )
+        .unwrap();
+        run(&mut conn, Path::new("control.db")).unwrap();
+        let version: i64 = conn.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
+        let count = |table: &str| -> i64 {
+            conn.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0)).unwrap()
+        };
+        assert_eq!((version, count("workspaces"), count("left_behind")), (STEPS.len() as i64, 1, 1));
+        assert_eq!((count("volumes"), count("mounts"), count("volumes_left_behind")), (0, 0, 0));
+    }
+
+    #[test]
     fn twice_is_once_and_newer_is_refused() {
         let mut conn = Connection::open_in_memory().unwrap();
         let path = Path::new("control.db");
