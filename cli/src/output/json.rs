@@ -323,7 +323,11 @@ mod tests {
                 limit: Some(Limit { cpu_millicores: 2000, memory_mib: 512, ..Limit::default() }),
                 failure: Some(Failure {
                     message: "task setup: exit code 13".into(),
-                    r#type: Some(Type::Task(TaskFailure { name: "setup".into(), exit_code: 13, ..Default::default() })),
+                    r#type: Some(Type::Task(TaskFailure {
+                        name: "setup".into(),
+                        exit_code: 13,
+                        ..Default::default()
+                    })),
                 }),
                 ..WorkspaceStatus::default()
             }),

@@ -83,7 +83,11 @@ mod tests {
     fn a_task_is_named_with_its_exit_code() {
         let failure = Failure {
             message: "task setup failed\nlast line".into(),
-            r#type: Some(Type::Task(TaskFailure { name: "setup".into(), exit_code: 13, ..Default::default() })),
+            r#type: Some(Type::Task(TaskFailure {
+                name: "setup".into(),
+                exit_code: 13,
+                ..Default::default()
+            })),
         };
         let error = error("dev", Some(&failure), WorkspaceState::Preparing);
         assert_eq!(error.to_string(), "workspace dev failed in PREPARING: task \"setup\", exit code 13");
