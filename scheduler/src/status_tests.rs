@@ -205,3 +205,16 @@ fn history_is_bounded() {
     assert_eq!(s.last_runs.len(), MAX_LAST_RUNS);
     assert_eq!(s.last_runs[0].id, format!("r{:06}", MAX_LAST_RUNS + 3));
 }
+
+#[test]
+fn a_newer_count_of_kills_replaces_the_older() {
+    let mut status = initial("s", "t", at(0));
+    let killer = cordium_proto::OOM_WARNING;
+    for text in
+        ["other".to_owned(), format!("{killer} ended 1 process"), format!("{killer} ended 2 processes")]
+    {
+        warn(&mut status, &text);
+        warn(&mut status, &text);
+    }
+    assert_eq!(status.warnings, ["other".to_owned(), format!("{killer} ended 2 processes")]);
+}

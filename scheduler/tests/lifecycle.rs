@@ -52,6 +52,8 @@ async fn l1_to_l10_start_stop_restart_delete() {
     assert_eq!((running.node.as_str(), running.hostname.as_str()), ("n1", "web.cordium.local"));
     assert_eq!((running.successful_runs, &running.failure), (1, &None));
     assert!(running.last_initialized_at.is_some() && running.last_running_at.is_some());
+    // Asked of the node at that moment, and not kept.
+    assert_eq!(running.usage.map(|usage| usage.pids), Some(7));
     let first_run = running.run.unwrap();
     assert_eq!(first_run.stopped_at, None);
 
