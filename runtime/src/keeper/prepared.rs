@@ -46,7 +46,9 @@ impl Prepared {
                 Ok(Self { stay, sandbox, rules, listeners, warnings })
             }
             Err(error) => {
-                stay.map(Stay::undo);
+                if let Some(stay) = stay {
+                    stay.undo();
+                }
                 Err(error)
             }
         }
