@@ -77,7 +77,7 @@ impl Default for Limits {
             image_bytes: 128 << 30,
             layer_entries: 1_000_000,
             entry_bytes: 24,
-            entry_floor: 100_000,
+            entry_floor: 50_000,
             directory_bytes: 256 << 20,
             path_length: 4096,
             name_length: 255,

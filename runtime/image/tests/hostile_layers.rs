@@ -381,7 +381,7 @@ fn ten_million_empty_entries() {
         let error = refused("ten million entries, by default", layer, |_| {}).await;
         println!("took {:?}", begun.elapsed());
         assert!(
-            matches!(&error, LayerError::Limit { what, limit: 100_000, .. } if what.starts_with("number of entries with")),
+            matches!(&error, LayerError::Limit { what, limit: 50_000, .. } if what.starts_with("number of entries with")),
             "{error}"
         );
     });

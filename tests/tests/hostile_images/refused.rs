@@ -243,7 +243,7 @@ fn empty_entries() -> Result<Vec<u8>> {
 
 pub async fn ten_million_empty_entries(g: Arc<Ground>) -> Result<()> {
     let layout = raw(&g, "empty", &empty_entries()?, GZIP)?;
-    g.refused("empty", &layout, &["number of entries", "limit of 100000"]).await
+    g.refused("empty", &layout, &["number of entries", "limit of 50000"]).await
 }
 
 pub async fn layouts_that_lie(g: Arc<Ground>) -> Result<()> {
