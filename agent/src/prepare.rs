@@ -119,6 +119,7 @@ fn set_up(state: &State, request: &PrepareRequest) -> Result<Setup, Failure> {
         state.events.warning(format!("making the temporary directories: {error}"));
     }
     let user = workspace_user::ensure(&state.events).map_err(|e| failures::unknown(e.to_string()))?;
+    rootless::give_ids(&user, &state.events);
     let marks = match StateDir::open() {
         Ok(marks) => Some(marks),
         Err(error) => {
@@ -141,7 +142,7 @@ fn set_up(state: &State, request: &PrepareRequest) -> Result<Setup, Failure> {
     if request.read_only_root {
         rootfs::make_read_only(&user).map_err(|e| failures::unknown(e.to_string()))?;
     }
-    rootless::set_up(&user, &state.events);
+    rootless::give_directories(&user, &state.events);
     Ok(Setup { user, marks, creating })
 }
 

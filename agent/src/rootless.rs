@@ -18,16 +18,20 @@ const STORAGE: &str = "/run/cordium/user-containers";
 /// Below the home: where podman, buildah and skopeo keep images and containers.
 const STORAGE_TARGET: &str = ".local/share/containers";
 
-pub fn set_up(user: &WorkspaceUser, events: &Events) {
-    let steps: [(&str, io::Result<()>); 3] = [
-        ("subordinate ids", subordinate_ids(user)),
-        ("a runtime directory", runtime_dir(user)),
-        ("storage of their own", storage(user)),
-    ];
-    for (what, result) in steps {
-        if let Err(error) = result {
-            events.warning(format!("containers of {} get no {what}: {error}", user.name));
-        }
+/// What is written in `/etc`, while it can be.
+pub fn give_ids(user: &WorkspaceUser, events: &Events) {
+    warn("subordinate ids", subordinate_ids(user), user, events);
+}
+
+/// What is mounted, over whatever else is mounted by then.
+pub fn give_directories(user: &WorkspaceUser, events: &Events) {
+    warn("runtime directory", runtime_dir(user), user, events);
+    warn("storage of their own", storage(user), user, events);
+}
+
+fn warn(what: &str, result: io::Result<()>, user: &WorkspaceUser, events: &Events) {
+    if let Err(error) = result {
+        events.warning(format!("containers of {} get no {what}: {error}", user.name));
     }
 }
 

@@ -50,6 +50,7 @@ fn main() -> ExitCode {
         .case("every_process_is_under_seccomp", every_process_is_under_seccomp)
         .case("the_cgroup_is_delegated_without_its_limits", the_cgroup_is_delegated_without_its_limits)
         .case("nothing_of_nested_cgroups_is_left", nothing_of_nested_cgroups_is_left)
+        .case("a_read_only_root_has_containers_too", a_read_only_root_has_containers_too)
         .one_at_a_time()
         .run(set_up)
 }
@@ -479,18 +480,59 @@ async fn the_cgroup_is_delegated_without_its_limits(n: Arc<Nested>) -> Result<()
 /// Whether the run ends in order or not.
 async fn nothing_of_nested_cgroups_is_left(n: Arc<Nested>) -> Result<()> {
     let w = n.f.run("left", &image(&n.f, json!({}))).await?;
-    for forced in [false, true] {
-        w.root_ok("mkdir -p /sys/fs/cgroup/a/b/c && setsid sh -c 'echo 0 > /sys/fs/cgroup/a/b/c/cgroup.procs; exec sleep 1000' >/dev/null 2>&1 & sleep 0.2").await?;
+    for end in ["in order", "by force", "with its keeper"] {
+        w.root_ok("mkdir -p /sys/fs/cgroup/a/b/c && setsid sh -c 'echo 0 > /sys/fs/cgroup/a/b/c/cgroup.procs; exec sleep 98761' >/dev/null 2>&1 & \
+                   for i in $(seq 50); do pgrep -x sleep >/dev/null && break; sleep 0.1; done").await?;
+        let dirs = cgroups_of("sleep 98761", n.f.node.user.uid)?;
+        ensure!(dirs.iter().any(|dir| dir.join("box/a/b/c").is_dir()), "no nested cgroup in {dirs:?}");
         let mut watch = w.watch().await?;
-        w.request_stop(forced).await?;
+        match end {
+            "with its keeper" => {
+                for dir in &dirs {
+                    let keepers = std::fs::read_to_string(dir.join("keeper/cgroup.procs"))?;
+                    for pid in keepers.lines() {
+                        let pid = nix::unistd::Pid::from_raw(pid.parse()?);
+                        // The first one may have taken the others along.
+                        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+                    }
+                }
+            }
+            end => w.request_stop(end == "by force").await?,
+        }
         watch.stopped(cordium_tests::workspace::STOP).await?;
-        let left: Vec<_> = cordium_tests::delegation::subtrees(n.f.node.user.uid)
-            .into_iter()
-            .map(|subtree| subtree.join(&w.uid))
-            .filter(|dir| dir.exists())
-            .collect();
-        ensure!(left.is_empty(), "cgroups are left (forced: {forced}): {left:?}");
+        let left: Vec<_> = dirs.iter().filter(|dir| dir.exists()).collect();
+        ensure!(left.is_empty(), "ended {end}, cgroups are left: {left:?}");
         w.start().await?;
+    }
+    w.delete().await
+}
+
+/// The directories of the workspace in which a process runs, in every hierarchy.
+fn cgroups_of(command: &str, uid: u32) -> Result<Vec<std::path::PathBuf>> {
+    let cgroups = cordium_tests::process::processes()
+        .into_iter()
+        .filter(|pid| cordium_tests::process::command_line(*pid).as_deref() == Some(command))
+        .find_map(|pid| std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok())
+        .unwrap_or_default();
+    let base = format!("/cordium-{uid}/");
+    let name = cgroups
+        .lines()
+        .find_map(|line| Some(line.strip_prefix("0::")?.split_once(&base)?.1.split('/').next()?.to_owned()));
+    let Some(name) = name else { return skip("no delegated unified hierarchy on this machine") };
+    let all = cordium_tests::delegation::subtrees(uid).into_iter().map(|subtree| subtree.join(&name));
+    Ok(all.filter(|dir| dir.is_dir()).collect())
+}
+
+async fn a_read_only_root_has_containers_too(n: Arc<Nested>) -> Result<()> {
+    let w = n.f.run("ro", &image(&n.f, json!({"runtime": {"filesystem": {"readOnly": true}}}))).await?;
+    ensure!(w.root("touch /etc/x").await?.code() != 0, "the root can be written");
+    for out in both(
+        &w,
+        &format!("{}; podman run --rm tiny echo ran", containers::podman_import(containers::BUSYBOX)),
+    )
+    .await?
+    {
+        ensure!(out.ends_with("ran"), "{out}");
     }
     w.delete().await
 }
