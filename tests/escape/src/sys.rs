@@ -171,6 +171,15 @@ pub fn namespace_of(fd: BorrowedFd<'_>, request: NsRequest) -> io::Result<OwnedF
     owned(unsafe { libc::syscall(libc::SYS_ioctl, fd.as_raw_fd(), number, argument) })
 }
 
+/// The number by which the kernel knows a mount namespace.
+pub fn mount_namespace_id(namespace: BorrowedFd<'_>) -> io::Result<u64> {
+    const NS_GET_MNTNS_ID: u64 = 0x8008_b705;
+    let mut id = 0_u64;
+    // SAFETY: the kernel writes one number of 64 bits.
+    check(unsafe { libc::syscall(libc::SYS_ioctl, namespace.as_raw_fd(), NS_GET_MNTNS_ID, &raw mut id) })?;
+    Ok(id)
+}
+
 /// How many mounts of a mount namespace can be listed.
 pub fn list_mounts(namespace: u64) -> io::Result<i64> {
     const LISTMOUNT: c_long = 458;

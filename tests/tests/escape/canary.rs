@@ -3,7 +3,7 @@
 
 use std::{
     io::{Read, Write},
-    net::{Ipv6Addr, TcpListener, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, UdpSocket},
     os::{
         fd::{AsRawFd, OwnedFd},
         linux::net::SocketAddrExt,
@@ -40,8 +40,13 @@ impl Canary {
     pub fn start(tag: &str) -> Result<Self> {
         let (secret, open_word) = (format!("secret-{tag}"), format!("open-{tag}"));
         let heard = Arc::new(AtomicUsize::new(0));
-        let everywhere = Ipv6Addr::UNSPECIFIED;
-        let tcp = TcpListener::bind((everywhere, 0)).context("listening everywhere")?;
+        // Of both families, where the node has both.
+        let mut everywhere = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+        let tcp = TcpListener::bind((everywhere, 0)).or_else(|_| {
+            everywhere = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+            TcpListener::bind((everywhere, 0))
+        });
+        let tcp = tcp.context("listening everywhere")?;
         let secret_port = tcp.local_addr()?.port();
         answer_tcp(tcp, secret.clone(), Arc::clone(&heard));
         answer_udp(UdpSocket::bind((everywhere, secret_port))?, secret.clone(), Arc::clone(&heard));

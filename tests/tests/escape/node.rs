@@ -68,7 +68,7 @@ fn gateway(keeper: i32) -> Result<String> {
 }
 
 /// Files of the kernel that no tenant may change.
-const KERNEL: [&str; 9] = [
+const KERNEL: [&str; 8] = [
     "/proc/sys/kernel/core_pattern",
     "/proc/sys/kernel/modprobe",
     "/proc/sys/kernel/hotplug",
@@ -77,7 +77,6 @@ const KERNEL: [&str; 9] = [
     "/proc/sys/kernel/sysrq",
     "/proc/sys/net/ipv4/ip_forward",
     "/sys/kernel/uevent_helper",
-    "/proc/swaps",
 ];
 
 /// Everything that must be after an attack as it was before.
@@ -90,6 +89,10 @@ pub fn snapshot(
     for path in KERNEL {
         all.insert(path.to_owned(), fs::read_to_string(path).unwrap_or_default());
     }
+    // Not how much of it is used.
+    let swaps = fs::read_to_string("/proc/swaps").unwrap_or_default();
+    let swaps: Vec<&str> = swaps.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    all.insert("swap".to_owned(), swaps.join(" "));
     all.insert("binfmt_misc".to_owned(), names(Path::new("/proc/sys/fs/binfmt_misc")).join(" "));
     all.insert("mounts of the node".to_owned(), mounts(directories)?);
     for path in programs {

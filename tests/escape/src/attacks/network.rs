@@ -284,6 +284,9 @@ fn link_address(bytes: [u8; 20]) -> io::Result<LinkAddr> {
 }
 
 pub fn ipv6(probe: &mut Probe) {
+    if !std::path::Path::new("/proc/sys/net/ipv6").exists() {
+        return probe.unsupported("IPv6", "this kernel does not have it, or it is switched off");
+    }
     // Also makes the gateway's hardware address known.
     if !control(probe, None) {
         return;
