@@ -20,7 +20,7 @@ ip link set lo up
 echo "vm: up after $(up) s, $(uname -sr)"
 grep -v '^#' /payload/modules | while read -r module; do modprobe -q "$module" || echo "vm: no module $module"; done
 
-# REPOSITORY, TARGETS, THREADS
+# REPOSITORY, THREADS
 . /payload/settings
 ln -sf /payload/tools/busybox /bin/busybox
 mkdir -p "$(dirname "$REPOSITORY")"
@@ -29,10 +29,11 @@ export CORDIUM_E2E=1 CORDIUM_BIN_DIR=/payload/bin/debug CARGO_TARGET_DIR=/payloa
 
 /payload/bin/debug/cordium setup --user cordium-test || end "cordium setup failed"
 echo "vm: cgroup.controllers: $(cat /sys/fs/cgroup/cordium-*/cgroup.controllers)"
-for target in $TARGETS; do
+while read -r target arguments; do
     before=$(up)
     echo "vm: $target begins"
-    "/payload/tests/$target" --color never --test-threads "$THREADS"
+    # Arguments are plain words.
+    "/payload/tests/$target" --color never --test-threads "$THREADS" $arguments < /dev/null
     echo "vm: $target ended with $? ($before s to $(up) s)"
-done
+done < /payload/runs
 end "end after $(up) s"

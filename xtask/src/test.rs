@@ -64,9 +64,9 @@ pub struct Args {
 pub async fn run(mut args: Args) -> Result<()> {
     args.e2e.extend(args.escape.then(|| "escape".to_owned()));
     args.e2e.extend(args.pod.then(|| "pod".to_owned()));
-    let known = || GROUPS.iter().chain(vm::GROUPS.iter().filter(|name| !GROUPS.contains(name)));
-    if let Some(unknown) = args.e2e.iter().find(|wanted| !known().any(|name| name == wanted)) {
-        let names: Vec<&str> = known().copied().collect();
+    let known = || GROUPS.into_iter().chain(vm::groups().filter(|name| !GROUPS.contains(name)));
+    if let Some(unknown) = args.e2e.iter().find(|wanted| !known().any(|name| name == *wanted)) {
+        let names: Vec<&str> = known().collect();
         bail!("there is no end-to-end group \"{unknown}\"; there are: {}", names.join(", "));
     }
     let user = setup::ensure().await?;
@@ -129,9 +129,7 @@ impl Report {
     /// Runs groups in the virtual machine: these, or all that belong there. That it cannot be made is a failure, too.
     async fn machine(&mut self, only: &[String]) {
         const NAME: &str = "virtual machine";
-        let groups: Vec<&str> =
-            if only.is_empty() { vm::GROUPS.to_vec() } else { only.iter().map(String::as_str).collect() };
-        match vm::run(&groups).await {
+        match vm::run(only).await {
             Ok(outcome) => {
                 self.times.extend(outcome.times);
                 self.counts.add(outcome.counts);
@@ -211,8 +209,8 @@ async fn end_to_end(report: &mut Report, only: &[String]) -> Result<()> {
     let asked = |group: &str| {
         if wanted.is_empty() { GROUPS.contains(&group) } else { wanted.contains(group) }
     };
-    let others = vm::GROUPS.iter().filter(|group| !GROUPS.contains(group));
-    for group in GROUPS.iter().chain(others).filter(|group| asked(group)) {
+    let others = vm::groups().filter(|group| !GROUPS.contains(group));
+    for group in GROUPS.into_iter().chain(others).filter(|group| asked(group)) {
         let target = format!("e2e_{group}");
         let mut command = cargo(&["test", "--workspace", "--locked", "--test", &target]);
         command.env("CORDIUM_E2E", "1").env("CORDIUM_BIN_DIR", &programs);

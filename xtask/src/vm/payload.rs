@@ -15,6 +15,8 @@ pub struct Payload<'a> {
     pub programs: &'a Path,
     /// Names of test targets and their executables.
     pub targets: &'a [(String, PathBuf)],
+    /// Targets and their arguments, in the order in which they run.
+    pub runs: &'a [(String, Vec<String>)],
     pub threads: usize,
 }
 
@@ -48,9 +50,9 @@ pub fn make(payload: &Payload<'_>) -> Result<PathBuf> {
     for name in ["guest.sh", "modules"] {
         copy(&definition().join(name), &dir.join(name))?;
     }
-    let names: Vec<&str> = payload.targets.iter().map(|(name, _)| name.as_str()).collect();
-    fs::write(dir.join("settings"), settings(&paths::repository(), &names, payload.threads))
+    fs::write(dir.join("settings"), settings(&paths::repository(), payload.threads))
         .context("writing the machine's settings")?;
+    fs::write(dir.join("runs"), lines(payload.runs)).context("writing what the machine runs")?;
     let disk = work().join("payload.ext4");
     disk_of(&dir, &disk)?;
     fs::remove_dir_all(&dir).with_context(|| format!("removing {}", dir.display()))?;
@@ -58,13 +60,13 @@ pub fn make(payload: &Payload<'_>) -> Result<PathBuf> {
 }
 
 /// Assignments for the guest's shell.
-fn settings(repository: &Path, targets: &[&str], threads: usize) -> String {
-    let quoted = |value: &str| format!("'{}'", value.replace('\'', "'\\''"));
-    format!(
-        "REPOSITORY={}\nTARGETS={}\nTHREADS={threads}\n",
-        quoted(&text(repository)),
-        quoted(&targets.join(" "))
-    )
+fn settings(repository: &Path, threads: usize) -> String {
+    format!("REPOSITORY='{}'\nTHREADS={threads}\n", text(repository).replace('\'', "'\\''"))
+}
+
+/// One run a line: a target and its arguments, which are plain words.
+fn lines(runs: &[(String, Vec<String>)]) -> String {
+    runs.iter().map(|(target, args)| format!("{target} {}\n", args.join(" "))).collect()
 }
 
 /// The storage of a registry that has our images and nothing else, filled while there is a CPU of our own to do it.
@@ -109,8 +111,15 @@ mod tests {
 
     #[test]
     fn a_shell_reads_the_settings_as_they_are() {
-        let script = settings(Path::new("/it's $HOME"), &["e2e_a", "e2e_b"], 2);
-        let script = format!("{script}printf '%s|%s|%s' \"$REPOSITORY\" \"$TARGETS\" \"$THREADS\"");
-        assert_eq!(sh("sh", &["-c", &script]).unwrap(), "/it's $HOME|e2e_a e2e_b|2");
+        let script = settings(Path::new("/it's $HOME"), 2);
+        let script = format!("{script}printf '%s|%s' \"$REPOSITORY\" \"$THREADS\"");
+        assert_eq!(sh("sh", &["-c", &script]).unwrap(), "/it's $HOME|2");
+    }
+
+    #[test]
+    fn a_run_is_a_line() {
+        let runs =
+            [("e2e_a".to_owned(), vec![]), ("e2e_b".to_owned(), vec!["--skip".to_owned(), "x".to_owned()])];
+        assert_eq!(lines(&runs), "e2e_a \ne2e_b --skip x\n");
     }
 }
