@@ -152,17 +152,24 @@ async fn a_sandbox_that_cannot_be_started_is_run_container() {
 }
 
 #[tokio::test]
-async fn a_sandbox_that_dies_is_a_failed_health_check() {
-    let dir = tempfile::tempdir().unwrap();
-    let node = Node::open(dir.path(), &Arc::default());
-    node.start("r1", SPEC).await.unwrap();
-    let revision = node.until(0, S::Running).await.pop().unwrap().revision;
-    node.world.crash(UID, true);
-    let events = node.until(revision, S::Stopped).await;
-    assert_eq!(states(&events), STOP);
-    let failure = events.last().unwrap().failure.clone().unwrap();
-    assert!(matches!(failure.r#type, Some(Type::HealthCheck(_))));
-    assert!(failure.message.contains("out of memory"), "{}", failure.message);
+async fn a_sandbox_that_dies_is_a_failed_health_check_unless_memory_ran_out() {
+    for out_of_memory in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let node = Node::open(dir.path(), &Arc::default());
+        node.start("r1", SPEC).await.unwrap();
+        let revision = node.until(0, S::Running).await.pop().unwrap().revision;
+        node.world.crash(UID, out_of_memory);
+        let events = node.until(revision, S::Stopped).await;
+        assert_eq!(states(&events), STOP);
+        let failure = events.last().unwrap().failure.clone().unwrap();
+        let told = match failure.r#type {
+            Some(Type::HealthCheck(_)) => Some(false),
+            Some(Type::OutOfMemory(_)) => Some(true),
+            _ => None,
+        };
+        assert_eq!(told, Some(out_of_memory), "{failure:?}");
+        assert_eq!(failure.message.contains("out of memory"), out_of_memory, "{}", failure.message);
+    }
 }
 
 #[tokio::test]
