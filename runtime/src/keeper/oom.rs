@@ -56,6 +56,8 @@ pub(super) struct OomWatch {
     search_until: Option<Instant>,
     /// A process with less memory than this may have ended for any reason.
     large: u64,
+    /// Asked for once, before the system call filter is there.
+    page_size: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,6 +101,7 @@ impl OomWatch {
             alert_until: None,
             search_until: None,
             large: (memory_mib << 20) / 8,
+            page_size: rustix::param::page_size() as u64,
         })
     }
 
@@ -165,7 +168,7 @@ impl OomWatch {
             .processes()
             .into_iter()
             .take(MAX_PROCESSES)
-            .filter_map(|pid| Some((resident(pid)?, pid)))
+            .filter_map(|pid| Some((resident(pid)?.saturating_mul(self.page_size), pid)))
             .collect();
         found.sort_unstable_by(|a, b| b.cmp(a));
         found.truncate(MAX_SUSPECTS);
@@ -210,11 +213,10 @@ fn v1_events(dir: &Path, limit: u64) -> io::Result<Vec<OwnedFd>> {
     wanted.into_iter().map(register).collect()
 }
 
-/// The kernel's choice depends on this above all. An administrator has set its page size.
+/// Pages in memory: the kernel's choice depends on them above all.
 fn resident(pid: i32) -> Option<u64> {
     let statm = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
-    let pages: u64 = statm.split(' ').nth(1)?.parse().ok()?;
-    Some(pages.saturating_mul(rustix::param::page_size() as u64))
+    statm.split(' ').nth(1)?.parse().ok()
 }
 
 /// The name and the innermost number of a process. A tenant chooses the name.
