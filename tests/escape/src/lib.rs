@@ -14,5 +14,6 @@ mod sys;
 
 pub use attacks::{CASES, Case, confinement, find, listen_abstract};
 pub use facts::Facts;
+pub use places::dig;
 pub use probe::{Layer, Probe, Report, Step, Verdict};
 pub use sys::clear_parent_death_signal;

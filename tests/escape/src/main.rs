@@ -19,7 +19,7 @@ fn main() -> ExitCode {
 }
 
 fn run(mut args: impl Iterator<Item = String>) -> Result<()> {
-    let command = args.next().context("run|hold|need|list|listen|confinement|clear-death-signal")?;
+    let command = args.next().context("run|hold|need|list|listen|dig|confinement|clear-death-signal")?;
     match command.as_str() {
         "list" => {
             for case in CASES {
@@ -52,6 +52,12 @@ fn run(mut args: impl Iterator<Item = String>) -> Result<()> {
             say("listening")?;
             wait_for_end();
             Ok(())
+        }
+        // Directories within directories, until the kernel refuses or there are enough.
+        "dig" => {
+            let base = args.next().context("dig where?")?;
+            let most = args.next().context("dig how deep?")?.parse()?;
+            say(&cordium_escape::dig(base.as_ref(), most))
         }
         // What a program that was executed in an unusual way still is confined by.
         "confinement" => say(&cordium_escape::confinement()?),

@@ -2,7 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use cordium_tests::{Context, Result, Workspace, ensure, json, process, skip, v1::WorkspaceState, watch};
+use cordium_tests::{
+    Context, Result, Workspace, delegation, ensure, json, process, skip, v1::WorkspaceState, watch,
+};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -80,6 +82,30 @@ pub async fn keeper_killed_unseen(s: Arc<Shared>) -> Result<()> {
     println!("keeper_killed_unseen: PID 1 went on: {survived}; {}", watch::describe(&failure));
     gone(pids)?;
     w.delete().await?;
+    s.unharmed().await
+}
+
+/// Trees of directories and cgroups that are deeper than whoever removes them may have thought.
+pub async fn trees_without_end(s: Arc<Shared>) -> Result<()> {
+    let w = s.f.run("digger", &s.f.small(json!({}))).await?;
+    equip(&s.f, &w)?;
+    for base in ["/workspace", "/var/tmp", "/var/lib/containers"] {
+        println!("{base}: {}", w.root(&format!("mkdir -p {base} && {PROGRAM} dig {base} 1500")).await?.out());
+    }
+    let cgroups =
+        "for d in /sys/fs/cgroup /sys/fs/cgroup$(sed -n 's/^0:://p' /proc/self/cgroup); do DIG $d 2000; done";
+    println!("cgroups: {}", w.root(&cgroups.replace("DIG", &format!("{PROGRAM} dig"))).await?.out());
+    let storage = s.f.storage_of(&w);
+    w.stop().await.context("stopping")?;
+    w.delete().await.context("deleting")?;
+    ensure!(!storage.exists(), "{} is left", storage.display());
+    // What is removed is taken out of the way first, and emptied later.
+    let staging = s.f.node.state().join("images/staging");
+    let emptied = || Ok(std::fs::read_dir(&staging)?.next().is_none().then_some(()));
+    process::until("removal of the trees", END, emptied)?;
+    for subtree in delegation::subtrees(s.f.node.user.uid) {
+        ensure!(!subtree.join(&w.uid).exists(), "{} is left", subtree.join(&w.uid).display());
+    }
     s.unharmed().await
 }
 

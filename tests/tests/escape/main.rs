@@ -32,6 +32,7 @@ fn main() -> ExitCode {
         .case("images_full_of_traps", images::traps)
         .case("traps_before_a_restart", images::traps_before_a_restart)
         .case("shares_of_kernel_objects", exhaustion::shares)
+        .case("trees_without_end", death::trees_without_end)
         .case("agent_ended_by_its_tenant", death::agent_ended_by_its_tenant)
         .case("keeper_killed_under_a_hostile_init", death::keeper_killed)
         .case("keeper_killed_unseen", death::keeper_killed_unseen)
