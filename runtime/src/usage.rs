@@ -154,7 +154,7 @@ impl Walk {
 ///
 /// Best effort: a process that ends meanwhile, or does not let itself be looked at, has none.
 pub fn unlinked(processes: &[i32], volume: BorrowedFd<'_>) -> Usage {
-    const OVERLAY: i64 = 0x794c_7630;
+    const OVERLAY: rustix::fs::FsWord = 0x794c_7630;
     let Ok(own) = rustix::fs::fstatfs(volume) else { return Usage::default() };
     let mut seen = HashSet::new();
     let mut usage = Usage::default();
@@ -173,7 +173,7 @@ pub fn unlinked(processes: &[i32], volume: BorrowedFd<'_>) -> Usage {
             }
             // Anonymous memory has no name either; it is memory.
             let on_disk = rustix::fs::statfs(&path)
-                .is_ok_and(|fs| fs.f_type == own.f_type || i64::from(fs.f_type) == OVERLAY);
+                .is_ok_and(|fs| fs.f_type == own.f_type || fs.f_type == OVERLAY);
             if on_disk && seen.insert((stat.st_dev, stat.st_ino)) {
                 usage.inodes += 1;
                 usage.bytes += u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512);

@@ -160,6 +160,7 @@ async fn a_memory_bomb_is_named(f: Arc<Fixture>) -> Result<()> {
     let status =
         status_with(&w, "the warning", |status| has_warning(status, "the out-of-memory killer ended 2"))
             .await?;
+    ensure!(!has_warning(&status, "not watched any more"), "{:?}", status.warnings);
     let told = status.warnings.iter().filter(|warning| warning.starts_with("the out-of-memory killer"));
     ensure_eq!(told.count(), 1);
     ensure!(w.log_text(None).await?.contains("the out-of-memory killer ended"), "the log does not tell");

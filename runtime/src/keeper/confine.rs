@@ -246,10 +246,7 @@ mod tests {
             assert!(rustix::fs::statfs(&file).is_ok());
             assert!(fs::write(&file, "").is_err() && fs::File::options().append(true).open(&file).is_err());
             assert!(fs::remove_file(&file).is_err() && fs::create_dir(file.with_extension("d")).is_err());
-            assert!(
-                fs::set_permissions(&file, fs::Permissions::from(fs::metadata(&file).unwrap().permissions()))
-                    .is_err()
-            );
+            assert!(fs::set_permissions(&file, fs::metadata(&file).unwrap().permissions()).is_err());
             assert_eq!(nix::sched::unshare(CloneFlags::CLONE_NEWUSER), Err(Errno::EPERM));
             assert!(UnixStream::pair().is_err() && std::net::UdpSocket::bind("127.0.0.1:0").is_err());
             assert_eq!(nix::sys::signal::kill(nix::unistd::Pid::this(), None), Err(Errno::EPERM));
