@@ -528,7 +528,10 @@ async fn a_read_only_root_has_containers_too(n: Arc<Nested>) -> Result<()> {
     ensure!(w.root("touch /etc/x").await?.code() != 0, "the root can be written");
     for out in both(
         &w,
-        &format!("{}; podman run --rm localhost/tiny echo ran", containers::podman_import(containers::BUSYBOX)),
+        &format!(
+            "{}; podman run --rm localhost/tiny echo ran",
+            containers::podman_import(containers::BUSYBOX)
+        ),
     )
     .await?
     {
