@@ -14,6 +14,7 @@ pub mod embedded;
 pub mod failure;
 pub mod grpc;
 pub mod images;
+pub mod init;
 pub mod logs;
 pub mod node_runtime;
 pub mod options;

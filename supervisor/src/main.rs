@@ -3,7 +3,7 @@
 use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
-use cordium_supervisor::{confine, options::ServeOptions, own_log::OwnLog, serve};
+use cordium_supervisor::{confine, init, options::ServeOptions, own_log::OwnLog, serve};
 use rustix::{fs::Mode, process::umask};
 use tracing_subscriber::EnvFilter;
 
@@ -45,6 +45,9 @@ enum Command {
 /// No thread is started before the command is known: a keeper must stay single-threaded.
 fn main() -> ExitCode {
     let options = Options::parse();
+    if matches!(options.command, Command::Serve(_)) && init::is_first() {
+        return init::run();
+    }
     start_log(&options);
     match options.command {
         Command::Serve(serve) => serve_node(*serve),
@@ -73,6 +76,10 @@ fn main() -> ExitCode {
 
 fn serve_node(options: ServeOptions) -> ExitCode {
     umask(Mode::RWXG | Mode::RWXO);
+    if let Err(error) = init::unblock_signals() {
+        eprintln!("cordium-supervisor: unblocking signals: {error}");
+        return ExitCode::FAILURE;
+    }
     if let Err(error) = confine::confine() {
         eprintln!("cordium-supervisor: {error}");
         return ExitCode::FAILURE;
