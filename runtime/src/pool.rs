@@ -30,6 +30,8 @@ use crate::{
 /// More would only take memory: they are made faster than they are used.
 pub const MAX_AHEAD: usize = 8;
 
+/// What has just been started has the machine to itself for this long: its agent prepares, its first command runs.
+const QUIET: Duration = Duration::from_millis(10);
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 const LAST_RETRY: Duration = Duration::from_secs(60);
 /// How long the end may wait for a keeper that is just being made.
@@ -131,18 +133,23 @@ impl Shared {
         None
     }
 
+    fn wants_one(&self) -> bool {
+        let state = self.lock();
+        !state.ended && state.starts == 0 && state.ready.len() < self.wanted
+    }
+
     async fn keep_ready(self: Arc<Self>) {
         let mut retry = FIRST_RETRY;
         loop {
-            let (ended, wants) = {
-                let state = self.lock();
-                (state.ended, state.starts == 0 && state.ready.len() < self.wanted)
-            };
-            if ended {
+            if self.lock().ended {
                 return;
             }
-            if !wants {
+            if !self.wants_one() {
                 self.changed.notified().await;
+                continue;
+            }
+            sleep(QUIET).await;
+            if !self.wants_one() {
                 continue;
             }
             match ReadyKeeper::ahead(&self.node, self.next_number()).await {
