@@ -172,8 +172,8 @@ pub fn unlinked(processes: &[i32], volume: BorrowedFd<'_>) -> Usage {
                 continue;
             }
             // Anonymous memory has no name either; it is memory.
-            let on_disk = rustix::fs::statfs(&path)
-                .is_ok_and(|fs| fs.f_type == own.f_type || fs.f_type == OVERLAY);
+            let on_disk =
+                rustix::fs::statfs(&path).is_ok_and(|fs| fs.f_type == own.f_type || fs.f_type == OVERLAY);
             if on_disk && seen.insert((stat.st_dev, stat.st_ino)) {
                 usage.inodes += 1;
                 usage.bytes += u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512);
