@@ -297,6 +297,7 @@ pub fn call_by_int80(number: u32) -> i32 {
 }
 
 /// The x32 form of a call: the same numbers, one bit apart.
+#[cfg(target_arch = "x86_64")]
 pub fn call_by_x32(number: c_long) -> io::Result<i64> {
     const X32: c_long = 0x4000_0000;
     // SAFETY: takes no pointers.

@@ -19,7 +19,7 @@ type Fill = fn(&mut Tar, &str) -> Result<()>;
 
 const END: Duration = Duration::from_secs(60);
 
-/// Each with what must be of it: `true` where the sandbox runs as if the trap were not there.
+/// A sandbox starts as if its traps were not there, or fails with a reason.
 const TRAPS: [(&str, Fill); 19] = [
     ("passwd-link", |tar, dir| {
         oci::symlink(tar, "etc/passwd", &format!("{dir}/marker"))?;

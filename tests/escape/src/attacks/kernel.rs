@@ -1,6 +1,6 @@
 //! System calls that reach beyond every namespace, or that are too large a surface.
 
-use std::{io, os::fd::AsFd};
+use std::os::fd::AsFd;
 
 use nix::{errno::Errno, sched::CloneFlags};
 use rustix::fs::{CWD, Mode, OFlags, openat};
@@ -106,7 +106,7 @@ pub fn foreign_abis(probe: &mut Probe) {
             });
             let result = outcome.and_then(|(bytes, _)| match <[u8; 4]>::try_from(bytes.as_slice()) {
                 Ok(code) if i32::from_le_bytes(code) == 0 => Ok(()),
-                Ok(code) => Err(io::Error::from_raw_os_error(i32::from_le_bytes(code))),
+                Ok(code) => Err(std::io::Error::from_raw_os_error(i32::from_le_bytes(code))),
                 // Ended by the filter.
                 Err(_) => Err(Errno::ENOSYS.into()),
             });
