@@ -1,6 +1,9 @@
 //! What one sandbox uses, from its cgroups.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use cgroups_rs::fs::{cpuacct::CpuAcctController, memory::MemController, pid::PidController};
 use serde::{Deserialize, Serialize};
@@ -112,10 +115,18 @@ fn read_controller(stats: &mut Stats, controller: &str, dir: &Path, v2: bool) {
         "pids" => {
             let pids = PidController::new(dir.to_owned(), dir.to_owned(), v2);
             stats.pids = pids.get_pid_current().unwrap_or(0);
-            stats.pids_refused = keyed(&dir.join("pids.events"), "max").unwrap_or(0);
+            stats.pids_refused = refused_forks(dir);
         }
         _ => {}
     }
+}
+
+/// Kernels before 6.11 count a refusal where the fork was tried, later ones (and v1) where the limit is: in `box`, or in one
+/// of the leaves that the agent makes there.
+fn refused_forks(dir: &Path) -> u64 {
+    let leaves = ["init", "system"].map(|leaf| dir.join(leaf));
+    let counted = leaves.iter().map(PathBuf::as_path).chain([dir]);
+    counted.filter_map(|dir| keyed(&dir.join("pids.events"), "max")).sum()
 }
 
 fn number(file: &Path) -> Option<u64> {
@@ -154,6 +165,17 @@ mod tests {
         assert_eq!(keyed(&file, "oom_kill"), Some(7));
         assert_eq!(keyed(&file, "oom"), Some(3));
         assert_eq!(keyed(&file, "nothing"), None);
+    }
+
+    #[test]
+    fn a_refused_fork_counts_wherever_the_kernel_counts_it() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(refused_forks(dir.path()), 0);
+        fs::write(dir.path().join("pids.events"), "max 2\n").unwrap();
+        assert_eq!(refused_forks(dir.path()), 2);
+        fs::create_dir(dir.path().join("init")).unwrap();
+        fs::write(dir.path().join("init/pids.events"), "max 5\n").unwrap();
+        assert_eq!(refused_forks(dir.path()), 7);
     }
 
     #[test]
