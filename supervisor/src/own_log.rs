@@ -1,7 +1,7 @@
 //! The log of a process of ours, on its standard error, kept within a bound.
 //!
 //! Whoever starts a supervisor in the background, or the broker, gives it a file that it may read as well as append to. When
-//! that has grown beyond [`MOST`], the process drops all but the last [`KEPT`] bytes of it, in place: the confined broker
+//! that has grown beyond [`MOST`], the process drops all but the last `KEPT` bytes of it, in place: the confined broker
 //! can neither rename nor open anything. What is no such file (a terminal, the journal) is somebody else's to bound.
 
 use std::{
