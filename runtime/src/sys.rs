@@ -96,8 +96,7 @@ pub fn load_seccomp(program: &BpfProgram) -> io::Result<()> {
 /// Marks every descriptor from `first` on to be closed by `execve`.
 pub fn close_on_exec_from(first: i32) -> io::Result<()> {
     // SAFETY: only a flag of the descriptors changes; whoever owns them goes on to do so.
-    let result =
-        unsafe { libc::syscall(libc::SYS_close_range, first, i32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    let result = unsafe { libc::syscall(libc::SYS_close_range, first, i32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 

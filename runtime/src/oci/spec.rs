@@ -12,8 +12,8 @@ use oci_spec::{
     OciSpecError,
     runtime::{
         Capability, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxNamespace, LinuxNamespaceBuilder,
-        LinuxNamespaceType, Mount, MountBuilder, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, ProcessBuilder,
-        RootBuilder, Spec, SpecBuilder, UserBuilder,
+        LinuxNamespaceType, Mount, MountBuilder, PosixRlimit, PosixRlimitBuilder, PosixRlimitType,
+        ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder,
     },
 };
 
