@@ -11,8 +11,25 @@ use std::{
 
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 
-/// Whether the kernel would let the sandbox have a sysfs of its own. Tried with the gateway's, which is nowhere attached.
+/// Where file systems are mounted on empty directories of sysfs, which the kernel overlooks.
+const SYSFS_EMPTY: [&str; 9] = [
+    "/sys/firmware/efi/efivars",
+    "/sys/fs/bpf",
+    "/sys/fs/cgroup",
+    "/sys/fs/fuse/connections",
+    "/sys/fs/pstore",
+    "/sys/kernel/config",
+    "/sys/kernel/debug",
+    "/sys/kernel/security",
+    "/sys/kernel/tracing",
+];
+
+/// Whether the kernel would let the sandbox have a sysfs of its own. Where something unusual is mounted, it is tried with
+/// the gateway's, which is nowhere attached: that takes longer than reading what is mounted.
 pub(super) fn fresh_sysfs() -> bool {
+    if sysfs_is_plain(&mountinfo()) {
+        return true;
+    }
     let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
         | MountAttrFlags::MOUNT_ATTR_NOSUID
         | MountAttrFlags::MOUNT_ATTR_NODEV
@@ -22,6 +39,15 @@ pub(super) fn fresh_sysfs() -> bool {
         fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
     });
     tried.is_ok()
+}
+
+fn sysfs_is_plain(mountinfo: &str) -> bool {
+    let sys = Path::new("/sys");
+    let is_there = mounts(mountinfo).any(|(root, at, options, kind)| {
+        kind == "sysfs" && root == "/" && at == sys && options.split(',').any(|option| option == "relatime")
+    });
+    let overlooked = |at: &Path| SYSFS_EMPTY.iter().any(|empty| at.starts_with(empty));
+    is_there && mounts(mountinfo).all(|(_, at, ..)| at == sys || !at.starts_with(sys) || overlooked(at))
 }
 
 /// Where else than at `/proc` the whole of a procfs is mounted writable.
@@ -82,5 +108,17 @@ mod tests {
         assert!(is_whole(&given, Path::new("/host/proc")));
         let usual = format!("{given}55 54 0:40 / /host/proc/sys/fs/binfmt_misc rw - binfmt_misc b rw\n");
         assert!(is_whole(&usual, Path::new("/host/proc")));
+    }
+
+    #[test]
+    fn a_sysfs_under_masks_is_not_plain() {
+        let usual = "\
+53 40 0:53 / /sys rw,nosuid,relatime - sysfs sysfs rw
+54 53 0:30 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw
+55 53 0:31 / /sys/kernel/security rw - securityfs s rw\n";
+        assert!(sysfs_is_plain(usual));
+        assert!(!sysfs_is_plain(&format!("{usual}56 53 0:32 / /sys/firmware ro - tmpfs t ro\n")));
+        assert!(!sysfs_is_plain(&usual.replace("relatime", "noatime")));
+        assert!(!sysfs_is_plain(""));
     }
 }
