@@ -365,6 +365,11 @@ async fn fill(f: &Fixture, node: &Node) -> Result<()> {
     ensure!(failure.message.contains("nearly full"), "{}", failure.message);
     w.delete().await?;
     nothing_left(node, &w)?;
+    // Blocks of removed files are free when the file system has written its journal.
+    process::until("room on the small disk", NOTICE, || {
+        let room = nix::sys::statvfs::statvfs(&node.dir).context("looking at the small disk")?;
+        Ok((room.blocks_available() * room.fragment_size() > 32 << 20).then_some(()))
+    })?;
     let again = Workspace::run(&clients, "again", &small(json!({}))).await?;
     again.delete().await?;
     neighbour.end().await
