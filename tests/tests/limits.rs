@@ -352,7 +352,7 @@ async fn fill(f: &Fixture, node: &Node) -> Result<()> {
     let neighbour = Neighbour::watch(calm);
     let w = Workspace::run(&clients, "filler", &small(json!({}))).await?;
     let script =
-        "while dd if=/dev/zero bs=1M count=2 >> /workspace/big 2>/dev/null; do sleep 0.1; done; sleep 1000";
+        "while dd if=/dev/zero bs=1M count=1 >> /workspace/big 2>/dev/null; do sleep 0.2; done; sleep 1000";
     let filler = begin(&w, script);
     ended_for_storage(&w, "the node's file system is nearly full").await?;
     filler.abort();

@@ -176,7 +176,7 @@ impl StorageWatch {
 /// In the child.
 fn work(volume: &OwnedFd, processes: &[i32], max_entries: u64, to: &mut File) -> i32 {
     // None of it is needed for the measurement to be right.
-    let _ = rustix::process::nice(19);
+    let _ = rustix::process::nice(5);
     raise_descriptors();
     let root = rustix::fs::openat(
         volume,
