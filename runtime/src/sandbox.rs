@@ -9,6 +9,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::{PidfdFlags, pidfd_open, pidfd_send_signal},
+};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{
@@ -62,6 +66,13 @@ pub enum AdoptError {
     OtherWorkspace { found: String, wanted: String },
     #[error("the keeper did not answer")]
     Timeout,
+}
+
+impl AdoptError {
+    /// Whether the keeper was ended because of this.
+    pub fn ends_the_keeper(&self) -> bool {
+        matches!(self, Self::Protocol { .. } | Self::Timeout | Self::Channel(_))
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -167,6 +178,9 @@ impl Sandbox {
     }
 
     /// Finds the keeper of workspace `id`, which an earlier supervisor started.
+    ///
+    /// One that cannot be talked to, because it is of another version or does not answer, is ended: nobody could stop its
+    /// sandbox any more. What is left of its cgroup is then for [`Sandbox::clean`] to end and remove.
     pub async fn adopt(run_dir: &Path, id: &str, cgroup: Option<CgroupPlan>) -> Result<Self, AdoptError> {
         let path = run_dir.join(KEEPER_SOCKET);
         let stream = UnixStream::connect(&path)
@@ -176,7 +190,19 @@ impl Sandbox {
         if peer.uid() != nix::unistd::getuid().as_raw() {
             return Err(AdoptError::Stranger { path, uid: peer.uid() });
         }
-        let mut channel = Channel::new(stream);
+        let adopted = Self::greet(Channel::new(stream), run_dir, id, cgroup).await;
+        if adopted.as_ref().is_err_and(AdoptError::ends_the_keeper) {
+            end_keeper(peer.pid()).await;
+        }
+        adopted
+    }
+
+    async fn greet(
+        mut channel: Channel,
+        run_dir: &Path,
+        id: &str,
+        cgroup: Option<CgroupPlan>,
+    ) -> Result<Self, AdoptError> {
         let hello = tokio::time::timeout(Duration::from_secs(10), channel.receive()).await;
         match hello.map_err(|_| AdoptError::Timeout)?? {
             FromKeeper::Running { protocol, .. } if protocol != PROTOCOL => {
@@ -394,6 +420,24 @@ pub(crate) async fn send(writer: &mut OwnedWriteHalf, message: &ToKeeper) -> Res
     let mut line = serde_json::to_vec(message)?;
     line.push(b'\n');
     Ok(writer.write_all(&line).await?)
+}
+
+/// Kills the process at the other end of a socket and waits until it is gone.
+async fn end_keeper(pid: Option<i32>) {
+    let Some(pid) = pid.and_then(rustix::process::Pid::from_raw) else { return };
+    let ended = tokio::task::spawn_blocking(move || -> io::Result<bool> {
+        let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
+        pidfd_send_signal(&pidfd, rustix::process::Signal::KILL)?;
+        let limit = Timespec { tv_sec: 10, tv_nsec: 0 };
+        Ok(poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&limit))? > 0)
+    });
+    let pid = pid.as_raw_nonzero();
+    match ended.await {
+        Ok(Ok(true)) => tracing::warn!(pid, "ended a keeper that cannot be talked to"),
+        Ok(Ok(false)) => tracing::warn!(pid, "a keeper that cannot be talked to has not ended in 10 s"),
+        Ok(Err(error)) => tracing::warn!(pid, %error, "ending a keeper that cannot be talked to"),
+        Err(error) => tracing::warn!(pid, %error, "ending a keeper that cannot be talked to"),
+    }
 }
 
 #[cfg(test)]

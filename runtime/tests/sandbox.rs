@@ -35,6 +35,7 @@ fn main() -> ExitCode {
         Some("keeper") => cordium_runtime::keeper_main(),
         Some("as-user") => as_user(Path::new(&args[2])),
         Some("hold") => ahead::hold(),
+        Some("old-keeper") => old_keeper(Path::new(&args[2])),
         _ if nix::unistd::geteuid().is_root() => as_root(),
         _ => {
             println!("sandbox: 0 passed, 0 failed, 1 skipped (run as root, which prepares the user {USER})");
@@ -93,6 +94,42 @@ fn as_root() -> ExitCode {
     if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
+/// A keeper as an earlier version might have been: it greets in its own words and then waits.
+fn old_keeper(run_dir: &Path) -> ExitCode {
+    let listener = UnixListener::bind(run_dir.join("keeper.sock")).unwrap();
+    println!("ready");
+    let (mut stream, _) = listener.accept().unwrap();
+    let hello = r#"{"Running":{"protocol":1,"id":"old","cgroup":null,"warnings":[],"steps":[]}}"#;
+    stream.write_all(format!("{hello}\n").as_bytes()).unwrap();
+    std::thread::sleep(Duration::from_secs(3600));
+    ExitCode::SUCCESS
+}
+
+async fn an_old_keeper_is_ended(state: &Path) -> Result<(), String> {
+    use std::os::unix::process::ExitStatusExt;
+    let run_dir = state.join("old");
+    fs::create_dir(&run_dir).unwrap();
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.arg("old-keeper").arg(&run_dir).stdout(std::process::Stdio::piped());
+    let mut keeper = command.spawn().unwrap();
+    let mut ready = [0; 5];
+    keeper.stdout.as_mut().unwrap().read_exact(&mut ready).unwrap();
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(keeper.id()).unwrap());
+    let ended = tokio::task::spawn_blocking(move || keeper.wait());
+    let said = match Sandbox::adopt(&run_dir, "old", None).await {
+        Ok(_) => "it was adopted".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    let Ok(ended) = tokio::time::timeout(Duration::from_secs(20), ended).await else {
+        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+        return Err(format!("{said}; it lives on"));
+    };
+    match ended.unwrap().unwrap().signal() {
+        Some(9) if said.contains('1') => Ok(()),
+        signal => Err(format!("{said}; it ended with signal {signal:?}")),
+    }
+}
+
 fn as_user(state: &Path) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let mut failed = 0;
@@ -133,6 +170,7 @@ fn as_user(state: &Path) -> ExitCode {
         let again = Sandbox::adopt(&plan.run_dir, &plan.id, plan.cgroup.clone()).await;
         check("a second supervisor adopts it", again.map(drop).map_err(|e| e.to_string()));
         let other = Sandbox::adopt(&plan.run_dir, "other", plan.cgroup.clone()).await;
+        check("a keeper of another version is ended", an_old_keeper_is_ended(state).await);
         check("under its own id only", other.err().map(drop).ok_or_else(|| "adopted".to_owned()));
         let began = std::time::Instant::now();
         check("kill", sandbox.kill(Duration::from_secs(5)).await.map_err(|e| e.to_string()));

@@ -74,7 +74,12 @@ impl SandboxRuntime for NodeRuntime {
                     }
                     Ok(None)
                 }
-                Err(error) => Err(failed(&error)),
+                Err(error) => {
+                    if let Some(cgroup) = cgroup.filter(|_| error.ends_the_keeper()) {
+                        Sandbox::clean(cgroup).await.map_err(|error| failed(&error))?;
+                    }
+                    Err(failed(&error))
+                }
             }
         }
         .boxed()

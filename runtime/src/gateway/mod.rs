@@ -51,7 +51,8 @@ pub struct Listeners {
 
 /// A gateway whose rules are being loaded by `nft`.
 pub struct Pending {
-    nft: Child,
+    /// Taken by [`Pending::finish`].
+    nft: Option<Child>,
 }
 
 const GATEWAY: &str = "gateway namespace";
@@ -59,7 +60,7 @@ const SANDBOX: &str = "sandbox namespace";
 
 /// Begins to load the rules into the calling thread's network namespace, which becomes the gateway.
 pub fn load_rules() -> Result<Pending, GatewayError> {
-    Ok(Pending { nft: spawn_nft()? })
+    Ok(Pending { nft: Some(spawn_nft()?) })
 }
 
 /// Links the calling thread's network namespace with `sandbox`.
@@ -80,12 +81,23 @@ pub fn link(sandbox: BorrowedFd<'_>) -> Result<(), GatewayError> {
 
 impl Pending {
     /// Waits until the rules are in force. No tenant process may run before this returns.
-    pub fn finish(self) -> Result<(), GatewayError> {
-        let output = self.nft.wait_with_output().map_err(GatewayError::Nft)?;
+    pub fn finish(mut self) -> Result<(), GatewayError> {
+        let Some(nft) = self.nft.take() else { return Ok(()) };
+        let output = nft.wait_with_output().map_err(GatewayError::Nft)?;
         if output.status.success() {
             return Ok(());
         }
         Err(GatewayError::Rules(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
+    }
+}
+
+impl Drop for Pending {
+    /// Nobody waits for the rules any more: as long as `nft` lives, the cgroups that it was started in cannot be removed.
+    fn drop(&mut self) {
+        if let Some(mut nft) = self.nft.take() {
+            let _ = nft.kill();
+            let _ = nft.wait();
+        }
     }
 }
 

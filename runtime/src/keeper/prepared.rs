@@ -76,6 +76,7 @@ impl Prepared {
 
     /// Nobody needs it: leaves no cgroup behind. Everything else goes with the process.
     pub(super) fn undo(self) {
+        drop(self.rules);
         if let Some(stay) = self.stay {
             stay.undo();
         }
