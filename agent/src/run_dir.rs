@@ -39,7 +39,7 @@ pub fn mount_fresh() -> Result<(), RunDirError> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").map_err(RunDirError::Mounts)?;
     let kept = outermost(&mounts)
         .into_iter()
-        .map(|path| Ok((clone_tree(&path).map_err(keep(&path))?, path)))
+        .map(|path| Ok((open_mount(&path).map_err(keep(&path))?, path)))
         .collect::<Result<Vec<_>, RunDirError>>()?;
     let image = open_dir(Path::new(RUN)).map_err(RunDirError::Mount)?;
     mount("tmpfs", RUN, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, c"mode=755,size=20%,nr_inodes=256k")
@@ -57,10 +57,10 @@ fn keep(path: &Path) -> impl FnOnce(io::Error) -> RunDirError {
     move |source| RunDirError::Keep { path, source }
 }
 
-fn clone_tree(path: &Path) -> io::Result<OwnedFd> {
-    let flags =
-        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
-    Ok(open_tree(CWD, path, flags)?)
+/// The mount itself, to be moved: of a copy the one that PID 1 is executed from would stay behind, and the other could be
+/// unmounted and replaced.
+fn open_mount(path: &Path) -> io::Result<OwnedFd> {
+    Ok(open_tree(CWD, path, OpenTreeFlags::OPEN_TREE_CLOEXEC)?)
 }
 
 fn reattach(tree: &OwnedFd, path: &Path) -> io::Result<()> {
