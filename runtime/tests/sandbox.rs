@@ -208,6 +208,9 @@ fn as_user(state: &Path) -> ExitCode {
 
 /// Gives a start up at every stage of it, where no cgroup could end what is left.
 async fn given_up(plan: &SandboxPlan) -> Result<(), String> {
+    // Without a plan for cgroups, libcontainer makes one wherever this process may.
+    let bases = plan.cgroup.iter().flat_map(|cgroup| cgroup.hierarchies.iter().map(|h| h.base.clone()));
+    let made: Vec<_> = bases.map(|base| base.join(format!("cordium-{}", plan.id))).collect();
     let plan = SandboxPlan { cgroup: None, ..plan.clone() };
     for millis in 0..80 {
         if let Ok(Ok(sandbox)) =
@@ -231,7 +234,10 @@ async fn given_up(plan: &SandboxPlan) -> Result<(), String> {
         .filter_map(|entry| fs::read_to_string(entry.path().join("status")).ok())
         .filter(|text| ours(text))
         .collect();
-    if left.is_empty() { Ok(()) } else { Err(format!("{} are left: {}", left.len(), left.concat())) }
+    if !left.is_empty() {
+        return Err(format!("{} are left: {}", left.len(), left.concat()));
+    }
+    made.iter().filter(|dir| dir.exists()).try_for_each(fs::remove_dir).map_err(|e| e.to_string())
 }
 
 fn plan(state: &Path) -> SandboxPlan {
