@@ -183,9 +183,11 @@ impl Keeper {
     fn hear_warden(&mut self) {
         let Some(warden) = &mut self.warden else { return };
         let message = warden.receive().unwrap_or_else(|error| {
-            tracing::error!(%error, "the warden is gone");
-            self.warden = None;
-            FromKeeper::Warning("memory and storage of this run are not watched any more".to_owned())
+            let end = self.warden.take().map(Warden::end).unwrap_or_default();
+            tracing::error!(%error, end, "the warden is gone");
+            FromKeeper::Warning(format!(
+                "memory and storage of this run are not watched any more: what did so {end}"
+            ))
         });
         match &message {
             FromKeeper::OomKill { .. } => self.told[0] = Some(message.clone()),

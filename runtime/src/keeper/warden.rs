@@ -18,6 +18,7 @@ use std::{
 
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::wait::{WaitStatus, waitpid},
     unistd::Pid,
 };
 
@@ -32,6 +33,7 @@ use crate::{SandboxPlan, sys};
 /// The keeper's end.
 pub(crate) struct Warden {
     connection: Connection,
+    pid: Pid,
 }
 
 impl Warden {
@@ -39,18 +41,28 @@ impl Warden {
     pub(super) fn start(plan: &SandboxPlan, volume: OwnedFd) -> io::Result<Self> {
         let (ours, theirs) = UnixStream::pair()?;
         let keeper = nix::unistd::getpid();
-        sys::fork_child(move || match work(plan, volume, theirs.into(), keeper) {
+        let pid = sys::fork_child(move || match work(plan, volume, theirs.into(), keeper) {
             Ok(()) => 0,
             Err(error) => {
                 tracing::error!(%error, "watching memory and storage");
                 1
             }
         })?;
-        Ok(Self { connection: Connection::new(ours) })
+        Ok(Self { connection: Connection::new(ours), pid })
     }
 
     pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
         self.connection.stream().as_fd()
+    }
+
+    /// How it ended, in words, once it has closed the connection: only its end does.
+    pub(super) fn end(self) -> String {
+        match waitpid(self.pid, None) {
+            Ok(WaitStatus::Exited(_, code)) => format!("exited with code {code}"),
+            Ok(WaitStatus::Signaled(_, signal, _)) => format!("was ended by {signal}"),
+            Ok(status) => format!("{status:?}"),
+            Err(error) => error.to_string(),
+        }
     }
 
     pub(super) fn receive(&mut self) -> Result<FromKeeper, ProtocolError> {
