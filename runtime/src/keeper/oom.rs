@@ -101,7 +101,7 @@ impl OomWatch {
             alert_until: None,
             search_until: None,
             large: (memory_mib << 20) / 8,
-            page_size: rustix::param::page_size() as u64,
+            page_size: page_size(),
         })
     }
 
@@ -182,6 +182,13 @@ impl OomWatch {
         self.suspects.retain(|suspect| seen.insert(suspect.pid));
         self.suspects.sort_by_key(|suspect| std::cmp::Reverse(suspect.score));
     }
+}
+
+/// From the C library, which was told when the program began: a process that may not be looked at cannot read its own
+/// auxiliary vector any more, and kernels before 6.4 have no other way.
+fn page_size() -> u64 {
+    let told = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE);
+    told.ok().flatten().and_then(|size| u64::try_from(size).ok()).unwrap_or(4096)
 }
 
 /// The largest that was killed, or that is gone and was large. Small ones come and go.
