@@ -70,6 +70,7 @@ pub(super) struct StorageWatch {
 #[derive(Debug, Clone, Copy)]
 struct Last {
     usage: Usage,
+    /// When it began.
     room: Room,
     ended: Instant,
     took: Duration,
@@ -79,6 +80,8 @@ struct Walk {
     child: Pid,
     report: File,
     began: Instant,
+    /// As it was before the walk: what is written behind the walker's back must make the next one due.
+    room: Option<Room>,
 }
 
 impl StorageWatch {
@@ -121,8 +124,9 @@ impl StorageWatch {
     }
 
     fn begin(&mut self, now: Instant) {
+        let room = Room::of_fd(&self.volume).ok();
         match self.spawn() {
-            Ok((child, report)) => self.walk = Some(Walk { child, report, began: now }),
+            Ok((child, report)) => self.walk = Some(Walk { child, report, began: now, room }),
             Err(error) => {
                 tracing::warn!(%error, "measuring the workspace's storage");
                 self.look_at = now + WALK.1;
@@ -166,7 +170,9 @@ impl StorageWatch {
             self.ceiling = ceiling(&usage, &self.limit);
         }
         let before = self.last.map_or(usage, |last| last.usage);
-        self.last = Some(Last { usage, room, ended: now, took: now.duration_since(walk.began) });
+        let before_walk = walk.room.unwrap_or(room);
+        self.last =
+            Some(Last { usage, room: before_walk, ended: now, took: now.duration_since(walk.began) });
         self.look_at = now + until_look(&room, &usage, &self.ceiling);
         let exceeded = verdict(&report.walked.coverage, &usage, &before, &self.limit, &self.ceiling, &room);
         Some(Finding { usage, warning: warning(&report.walked.coverage, &usage, &self.limit), exceeded })
