@@ -15,6 +15,9 @@ use serde::{Deserialize, Serialize};
 /// How many ids a sandbox has: 0…65535, what images and nested containers expect.
 pub const SANDBOX_IDS: u32 = 65_536;
 
+/// More would only cost the image store more views of its layers.
+pub const MAX_RANGES: usize = 256;
+
 /// A run of subordinate ids on the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IdRange {
@@ -38,19 +41,21 @@ pub enum IdMapError {
         path = path.display()
     )]
     NoRange { path: PathBuf, user: String },
+    #[error("neither /etc/subuid nor /etc/subgid gives a range")]
+    Unpaired,
     #[error("the current user (uid {0}) has no name in the user database")]
     NoUser(u32),
 }
 
 impl IdMap {
-    /// The first large enough range that `/etc/subuid` and `/etc/subgid` give the current user.
-    pub fn for_current_user() -> Result<Self, IdMapError> {
+    /// The ranges of [`SANDBOX_IDS`] that `/etc/subuid` and `/etc/subgid` give the current user: at least one, at most
+    /// [`MAX_RANGES`].
+    pub fn for_current_user() -> Result<Vec<Self>, IdMapError> {
         let uid = nix::unistd::getuid();
         let user = user_name(uid.as_raw())?;
-        Ok(Self {
-            uid: find("/etc/subuid".into(), &user, uid.as_raw())?,
-            gid: find("/etc/subgid".into(), &user, uid.as_raw())?,
-        })
+        let uids = pieces("/etc/subuid".into(), &user, uid.as_raw())?;
+        let gids = pieces("/etc/subgid".into(), &user, uid.as_raw())?;
+        Ok(uids.into_iter().zip(gids).map(|(uid, gid)| Self { uid, gid }).take(MAX_RANGES).collect())
     }
 }
 
@@ -66,11 +71,21 @@ fn user_name(uid: u32) -> Result<String, IdMapError> {
     found.or_else(|| std::env::var("USER").ok()).ok_or(IdMapError::NoUser(uid))
 }
 
-fn find(path: PathBuf, user: &str, uid: u32) -> Result<IdRange, IdMapError> {
+/// What the user has, in pieces of [`SANDBOX_IDS`]; what is left over of a line is not used. None overlaps another.
+fn pieces(path: PathBuf, user: &str, uid: u32) -> Result<Vec<IdRange>, IdMapError> {
     let text = fs::read_to_string(&path).map_err(|source| IdMapError::Read { path: path.clone(), source })?;
-    ranges(&text, user, uid)
-        .find(|range| range.count >= SANDBOX_IDS)
-        .ok_or_else(|| IdMapError::NoRange { path, user: user.to_owned() })
+    let mut pieces: Vec<IdRange> = Vec::new();
+    for range in ranges(&text, user, uid) {
+        let starts = (0..range.count / SANDBOX_IDS)
+            .map_while(|n| n.checked_mul(SANDBOX_IDS).and_then(|offset| range.host_start.checked_add(offset)));
+        for host_start in starts.take(MAX_RANGES) {
+            let overlaps = |other: &IdRange| other.host_start.abs_diff(host_start) < SANDBOX_IDS;
+            if !pieces.iter().any(overlaps) {
+                pieces.push(IdRange { host_start, count: SANDBOX_IDS });
+            }
+        }
+    }
+    if pieces.is_empty() { Err(IdMapError::NoRange { path, user: user.to_owned() }) } else { Ok(pieces) }
 }
 
 /// The ranges of one user in the text of `/etc/subuid` or `/etc/subgid`, in the file's order.
@@ -107,8 +122,19 @@ mod tests {
     fn a_small_range_is_refused_with_the_fix() {
         let dir = std::env::temp_dir().join(format!("cordium-subid-{}", std::process::id()));
         fs::write(&dir, "bob:1:2\n").unwrap();
-        let error = find(dir.clone(), "bob", 1).unwrap_err().to_string();
+        let error = pieces(dir.clone(), "bob", 1).unwrap_err().to_string();
         fs::remove_file(dir).unwrap();
         assert!(error.contains("cordium setup --user bob"), "{error}");
+    }
+
+    #[test]
+    fn lines_are_cut_into_pieces_that_do_not_overlap() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("subuid");
+        // A small rest, a line twice, one that overlaps, one at the end of all ids.
+        let text = "ann:100000:65536\nann:200000:140000\nann:100000:65536\nann:300000:65536\nann:4294901760:65535\nann:5:9\n";
+        fs::write(&path, text).unwrap();
+        let starts: Vec<_> = pieces(path, "ann", 1).unwrap().iter().map(|piece| piece.host_start).collect();
+        assert_eq!(starts, [100_000, 200_000, 265_536]);
     }
 }

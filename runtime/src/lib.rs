@@ -14,13 +14,14 @@ mod node;
 mod oci;
 mod plan;
 mod pool;
+mod ranges;
 mod ready_keeper;
 mod sandbox;
 mod sys;
 mod usage;
 pub mod userns;
 
-pub use ids::{IdMap, IdMapError, IdRange, SANDBOX_IDS};
+pub use ids::{IdMap, IdMapError, IdRange, MAX_RANGES, SANDBOX_IDS};
 pub use keeper::keeper_main;
 pub use node::{Node, NodeError};
 pub use plan::{Bind, DEFAULT_CAPABILITIES, Limits, NetworkPlan, PlanError, SandboxPlan};
@@ -29,5 +30,6 @@ pub use plan::{Bind, DEFAULT_CAPABILITIES, Limits, NetworkPlan, PlanError, Sandb
 pub const MOUNT_TARGET: &str = "mount target";
 
 pub use pool::{MAX_AHEAD, Pool};
+pub use ranges::Ranges;
 pub use sandbox::{AdoptError, KillError, Reported, Sandbox, SandboxExit, StartError};
 pub use usage::{Room, Usage};

@@ -1,7 +1,7 @@
 //! What this machine gives the supervisor's user: ids and cgroups. Looked at once, when the supervisor starts.
 
 use crate::{
-    IdMap, IdMapError,
+    IdMap, IdMapError, Ranges,
     cgroup::{self, CgroupPlan, Layout, ProbeError},
 };
 
@@ -12,7 +12,7 @@ pub(crate) const STORAGE_IS_WATCHED: &str =
 /// The node as the runtime may use it.
 #[derive(Debug, Clone)]
 pub struct Node {
-    ids: IdMap,
+    ranges: Ranges,
     cgroups: Layout,
 }
 
@@ -28,11 +28,14 @@ impl Node {
     pub fn probe() -> Result<Self, NodeError> {
         let mut cgroups = cgroup::probe()?;
         cgroup::settle(&mut cgroups);
-        Ok(Self { ids: IdMap::for_current_user()?, cgroups })
+        let mut ids = IdMap::for_current_user()?.into_iter();
+        let home = ids.next().ok_or(IdMapError::Unpaired)?;
+        Ok(Self { ranges: Ranges::new(home, ids), cgroups })
     }
 
-    pub fn ids(&self) -> &IdMap {
-        &self.ids
+    /// Who runs in which range of subordinate ids.
+    pub fn ranges(&self) -> &Ranges {
+        &self.ranges
     }
 
     /// The subtrees that were delegated to us.
@@ -64,7 +67,11 @@ impl Node {
                 ));
             }
         }
-        warnings.push("all workspaces share one range of subordinate ids".to_owned());
+        if self.ranges.all().len() == 1 {
+            warnings.push(
+                "all workspaces share one range of subordinate ids: there is only one; as root run: cordium setup".to_owned(),
+            );
+        }
         warnings.push(STORAGE_IS_WATCHED.to_owned());
         warnings
     }

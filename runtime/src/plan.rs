@@ -82,6 +82,9 @@ pub struct SandboxPlan {
     pub hostname: String,
     /// One unpacked directory per image layer, bottom first.
     pub layers: Vec<PathBuf>,
+    /// Where the contents of files are that the layers only refer to.
+    #[serde(default)]
+    pub layer_data: Option<PathBuf>,
     /// An existing directory of the supervisor's user that holds what persists.
     pub volume: PathBuf,
     /// An existing directory for the sockets of this run.
@@ -129,7 +132,7 @@ impl SandboxPlan {
         }
         let own = [&self.volume, &self.run_dir, &self.agent];
         let binds = self.binds.iter().flat_map(|bind| [&bind.source, &bind.target]);
-        if let Some(path) = own.into_iter().chain(&self.layers).chain(binds).find(|path| !is_plain(path)) {
+        if let Some(path) = own.into_iter().chain(&self.layers).chain(&self.layer_data).chain(binds).find(|path| !is_plain(path)) {
             return Err(PlanError::Path(path.clone()));
         }
         let reserved = ["/", "/proc", "/sys", "/dev", "/run/cordium"];
@@ -166,6 +169,7 @@ pub(crate) mod tests {
             id: "0198c0de-0000-7000-8000-000000000001".into(),
             hostname: "demo".into(),
             layers: vec!["/images/a/fs".into(), "/images/b/fs".into()],
+            layer_data: None,
             volume: "/state/volume".into(),
             run_dir: "/run/ws".into(),
             agent: "/opt/cordium-agent".into(),

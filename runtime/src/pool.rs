@@ -22,7 +22,7 @@ use tokio::{
 };
 
 use crate::{
-    Node, Sandbox, SandboxPlan, StartError,
+    IdMap, Node, Ranges, Sandbox, SandboxPlan, StartError,
     cgroup::{self, CgroupPlan},
     ready_keeper::{ReadyKeeper, noted_cgroup},
 };
@@ -52,7 +52,7 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    ready: VecDeque<ReadyKeeper>,
+    ready: VecDeque<Reserved>,
     /// Starts that are under way: nothing is made beside them.
     starts: usize,
     made: u64,
@@ -74,9 +74,9 @@ impl Pool {
     /// fails or is cancelled.
     pub async fn start(&self, plan: &SandboxPlan) -> Result<Sandbox, StartError> {
         let _busy = Busy::new(&self.shared);
-        let keeper = match self.shared.take() {
+        let keeper = match self.shared.take(&plan.ids) {
             Some(keeper) => keeper,
-            None => ReadyKeeper::ahead(&self.shared.node, self.shared.next_number()).await?,
+            None => ReadyKeeper::ahead(&self.shared.node, &plan.ids, self.shared.next_number()).await?,
         };
         keeper.start(plan.clone()).await
     }
@@ -103,8 +103,8 @@ impl Pool {
         }
         let ready = std::mem::take(&mut self.shared.lock().ready);
         let mut ends = JoinSet::new();
-        for keeper in ready {
-            ends.spawn(keeper.end());
+        for reserved in ready {
+            ends.spawn(reserved.into_keeper().end());
         }
         while ends.join_next().await.is_some() {}
     }
@@ -121,10 +121,11 @@ impl Shared {
         state.made
     }
 
-    /// One that is still alive; those that are not are dropped.
-    fn take(&self) -> Option<ReadyKeeper> {
+    /// One for these ids that is still alive; those that are not are dropped.
+    fn take(&self, ids: &IdMap) -> Option<ReadyKeeper> {
         let mut state = self.lock();
-        while let Some(mut keeper) = state.ready.pop_front() {
+        while let Some(at) = state.ready.iter().position(|reserved| reserved.keeper.ids() == ids) {
+            let mut keeper = state.ready.remove(at)?.into_keeper();
             if keeper.is_alive() {
                 return Some(keeper);
             }
@@ -152,10 +153,11 @@ impl Shared {
             if !self.wants_one() {
                 continue;
             }
-            match ReadyKeeper::ahead(&self.node, self.next_number()).await {
+            let ids = Reservation::new(self.node.ranges());
+            match ReadyKeeper::ahead(&self.node, &ids.ids, self.next_number()).await {
                 Ok(keeper) => {
                     retry = FIRST_RETRY;
-                    self.lock().ready.push_back(keeper);
+                    self.lock().ready.push_back(Reserved { keeper, _ids: ids });
                 }
                 Err(error) => {
                     tracing::warn!(%error, "making a keeper ahead; trying again in {retry:?}");
@@ -173,6 +175,36 @@ impl Shared {
         while !self.lock().ended {
             self.changed.notified().await;
         }
+    }
+}
+
+/// A keeper that waits, and the range that is kept for it.
+struct Reserved {
+    keeper: ReadyKeeper,
+    _ids: Reservation,
+}
+
+impl Reserved {
+    fn into_keeper(self) -> ReadyKeeper {
+        self.keeper
+    }
+}
+
+/// A range that the next workspace may be given, because a keeper for it is there.
+struct Reservation {
+    ids: IdMap,
+    ranges: Ranges,
+}
+
+impl Reservation {
+    fn new(ranges: &Ranges) -> Self {
+        Self { ids: ranges.reserve(), ranges: ranges.clone() }
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.ranges.unreserve(&self.ids);
     }
 }
 

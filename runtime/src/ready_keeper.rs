@@ -21,6 +21,7 @@ const CGROUP_NOTE: &str = "cgroup";
 pub(crate) struct ReadyKeeper {
     keeper: Unfinished,
     channel: Channel,
+    ids: IdMap,
     cgroup: Option<CgroupPlan>,
     leavings: Leavings,
 }
@@ -32,15 +33,20 @@ impl ReadyKeeper {
     }
 
     /// Starts one with cgroups of its own, which go with it unless it becomes a sandbox.
-    pub(crate) async fn ahead(node: &Node, number: u64) -> Result<Self, StartError> {
+    pub(crate) async fn ahead(node: &Node, ids: &IdMap, number: u64) -> Result<Self, StartError> {
         let cgroup = node.cgroup_plan(&cgroup::name_ahead(number));
-        Self::spawn(node.ids(), cgroup.clone(), Leavings(cgroup)).await
+        Self::spawn(ids, cgroup.clone(), Leavings(cgroup)).await
+    }
+
+    /// The ids that it can serve.
+    pub(crate) fn ids(&self) -> &IdMap {
+        &self.ids
     }
 
     async fn spawn(ids: &IdMap, cgroup: Option<CgroupPlan>, leavings: Leavings) -> Result<Self, StartError> {
         let (keeper, channel) = spawn_keeper(Stdio::inherit())?;
         let pid = keeper.id().ok_or_else(|| StartError::Spawn(io::ErrorKind::NotFound.into()))?;
-        let mut ready = Self { keeper: Unfinished(Some(keeper)), channel, cgroup, leavings };
+        let mut ready = Self { keeper: Unfinished(Some(keeper)), channel, ids: *ids, cgroup, leavings };
         timeout(START_TIMEOUT, ready.prepare(pid, ids)).await.map_err(|_| StartError::Timeout)??;
         Ok(ready)
     }
@@ -68,7 +74,7 @@ impl ReadyKeeper {
 
     /// Makes it the keeper of this workspace, in its own cgroups instead of the plan's.
     pub(crate) async fn start(self, mut plan: SandboxPlan) -> Result<Sandbox, StartError> {
-        let Self { mut keeper, mut channel, cgroup, mut leavings } = self;
+        let Self { mut keeper, mut channel, cgroup, mut leavings, .. } = self;
         if let Some(cgroup) = cgroup.as_ref().filter(|cgroup| cgroup.id != plan.id) {
             note(&plan.run_dir, &cgroup.id)?;
         }
@@ -97,7 +103,7 @@ impl ReadyKeeper {
 
     /// Ends it and waits until nothing of it is left.
     pub(crate) async fn end(self) {
-        let Self { mut keeper, channel, cgroup, mut leavings } = self;
+        let Self { mut keeper, channel, cgroup, mut leavings, .. } = self;
         // It goes by itself when nobody can ask for anything any more.
         drop(channel);
         if let Some(mut keeper) = keeper.0.take()

@@ -89,6 +89,7 @@ pub(crate) fn make_private() -> Result<(), OuterError> {
 /// another one.
 pub(crate) struct Paths {
     layers: Vec<OwnedFd>,
+    layer_data: Option<OwnedFd>,
     volume: OwnedFd,
     agent: OwnedFd,
     binds: Vec<OwnedFd>,
@@ -108,6 +109,7 @@ impl Paths {
                 .into_iter()
                 .map(|path| open_path(path))
                 .collect::<Result<_, _>>()?,
+            layer_data: plan.layer_data.as_deref().map(open_path).transpose()?,
             volume: open_path(&plan.volume)?,
             agent: open_path(&plan.agent)?,
             binds: plan.binds.iter().map(|bind| open_path(&bind.source)).collect::<Result<_, _>>()?,
@@ -247,8 +249,10 @@ fn mount_overlay(paths: &Paths, rootfs: &Path) -> Result<(), OuterError> {
     let inside = |name: &str| format!("{}/{name}", fd_path(paths.volume.as_fd()).display());
     let lower: Vec<_> =
         paths.layers.iter().rev().map(|fd| fd_path(fd.as_fd()).display().to_string()).collect();
+    let contents = paths.layer_data.as_ref();
+    let contents = contents.map(|fd| format!("::{}", fd_path(fd.as_fd()).display())).unwrap_or_default();
     let data = format!(
-        "userxattr,lowerdir={},upperdir={},workdir={}",
+        "userxattr,lowerdir={}{contents},upperdir={},workdir={}",
         lower.join(":"),
         inside("upper"),
         inside("work")
