@@ -77,6 +77,10 @@ impl Ranges {
         let bound = bound.and_then(|ids| self.index(&ids));
         let mut state = self.lock();
         let index = bound.unwrap_or_else(|| state.choose(self.shared.all.len()));
+        state.running.retain(|_, users| {
+            users.remove(user);
+            !users.is_empty()
+        });
         state.claims += 1;
         let now = state.claims;
         state.used.insert(index, now);
@@ -103,6 +107,18 @@ impl Ranges {
         let Some(index) = self.index(ids) else { return Vec::new() };
         let state = self.lock();
         state.running.get(&index).into_iter().flatten().filter(|other| *other != user).cloned().collect()
+    }
+
+    /// Where `user` runs, if it does.
+    pub fn claimed_by(&self, user: &str) -> Option<IdMap> {
+        let state = self.lock();
+        let found = state.running.iter().find(|(_, users)| users.contains(user));
+        found.map(|(index, _)| self.shared.all[*index])
+    }
+
+    /// Whether there is one in which nobody runs.
+    pub fn has_free(&self) -> bool {
+        self.lock().running.len() < self.shared.all.len()
     }
 
     /// The range for a keeper that is made before anybody wants it.

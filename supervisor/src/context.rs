@@ -8,7 +8,7 @@ use std::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    images::Images, phases::Ring, runtime::SandboxRuntime, store::Store, timeouts::Timeouts, volumes::Volumes,
+    id_ranges::IdRanges, images::Images, phases::Ring, runtime::SandboxRuntime, store::Store, timeouts::Timeouts, volumes::Volumes,
 };
 
 /// Where things lie on disk.
@@ -81,6 +81,8 @@ pub struct Context {
     pub runtime: Arc<dyn SandboxRuntime>,
     /// What outlives workspaces.
     pub volumes: Volumes,
+    /// Who runs with which ids.
+    pub ids: IdRanges,
     /// Bounds.
     pub timeouts: Timeouts,
     /// What sandboxes get.

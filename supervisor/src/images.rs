@@ -3,6 +3,7 @@
 use std::{any::Any, path::PathBuf, sync::Arc};
 
 use cordium_proto::v1::{Image, PruneImagesResponse, pull_progress::Step};
+use cordium_runtime::IdMap;
 use futures::future::BoxFuture;
 use oci_spec::image::ImageConfiguration;
 
@@ -41,10 +42,17 @@ pub struct RunImage {
     pub digest: String,
     /// Environment, entrypoint, user and so on.
     pub config: ImageConfiguration,
-    /// One directory per layer, bottom first.
-    pub layers: Vec<PathBuf>,
     /// Keeps the layers from being removed.
     pub lease: Box<dyn Any + Send + Sync>,
+}
+
+/// The layers of an image as one range of ids sees them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layers {
+    /// One directory per layer, bottom first.
+    pub dirs: Vec<PathBuf>,
+    /// Where the contents of files are that these only refer to.
+    pub data: Option<PathBuf>,
 }
 
 /// Why an image cannot be had: words for people, the whole chain of causes.
@@ -61,6 +69,13 @@ pub trait Images: Send + Sync + 'static {
         login: Option<Login>,
         progress: ProgressSink,
     ) -> BoxFuture<'a, Result<Arc<RunImage>, ImageFailure>>;
+
+    /// The layers of an image for these ids; made at the first time.
+    fn layers<'a>(
+        &'a self,
+        image: &'a RunImage,
+        ids: &'a IdMap,
+    ) -> BoxFuture<'a, Result<Layers, ImageFailure>>;
 
     /// Holds the layers of an image that is here, whose run goes on; pulls nothing. May block briefly.
     fn hold(&self, digest: &str) -> Result<Arc<RunImage>, ImageFailure>;

@@ -13,6 +13,7 @@ pub mod dirs;
 pub mod embedded;
 pub mod failure;
 pub mod grpc;
+pub mod id_ranges;
 pub mod images;
 pub mod init;
 pub mod logs;

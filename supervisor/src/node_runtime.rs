@@ -28,9 +28,24 @@ fn failed(error: &(dyn std::error::Error + 'static)) -> RuntimeFailure {
     RuntimeFailure(chain(error))
 }
 
+/// A range as the image store writes it.
+pub fn image_ids(ids: &IdMap) -> cordium_image::IdMap {
+    cordium_image::IdMap {
+        uid_start: ids.uid.host_start,
+        uid_count: ids.uid.count,
+        gid_start: ids.gid.host_start,
+        gid_count: ids.gid.count,
+    }
+}
+
 impl SandboxRuntime for NodeRuntime {
-    fn grant(&self, uid: &str) -> (IdMap, Option<CgroupPlan>) {
-        (*self.node.ids(), self.node.cgroup_plan(uid))
+    fn cgroup(&self, uid: &str) -> Option<CgroupPlan> {
+        self.node.cgroup_plan(uid)
+    }
+
+    fn give_tree<'a>(&'a self, path: &'a Path, ids: &'a IdMap) -> BoxFuture<'a, Result<(), RuntimeFailure>> {
+        let _ = image_ids(ids);
+        async move { Err(RuntimeFailure(format!("{} belongs to other ids", path.display()))) }.boxed()
     }
 
     fn warnings(&self) -> Vec<String> {

@@ -51,8 +51,11 @@ pub trait SandboxHandle: Send + Sync + 'static {
 
 /// Makes sandboxes.
 pub trait SandboxRuntime: Send + Sync + 'static {
-    /// The id map and the cgroup that a workspace gets.
-    fn grant(&self, uid: &str) -> (IdMap, Option<CgroupPlan>);
+    /// The cgroup that a workspace gets.
+    fn cgroup(&self, uid: &str) -> Option<CgroupPlan>;
+    /// Makes all of a directory, whichever ids of the node's own it belongs to, belong to these. Done again after an
+    /// interruption, it goes on.
+    fn give_tree<'a>(&'a self, path: &'a Path, ids: &'a IdMap) -> BoxFuture<'a, Result<(), RuntimeFailure>>;
     /// What this node cannot enforce, in words.
     fn warnings(&self) -> Vec<String>;
     /// Removes a directory whose files may belong to subordinate ids. What is not there is fine.

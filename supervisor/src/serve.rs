@@ -20,7 +20,8 @@ use crate::{
     context::{Context, Dirs, SandboxSettings},
     dirs, embedded,
     grpc::{node::NodeService, server, session::SessionService},
-    node_runtime::NodeRuntime,
+    id_ranges::IdRanges,
+    node_runtime::{NodeRuntime, image_ids},
     options::ServeOptions,
     phases::Ring,
     store::Store,
@@ -140,6 +141,7 @@ async fn assemble(
     for warning in node.warnings() {
         tracing::warn!(warning, "this node");
     }
+    let ids = IdRanges::new(node.ranges().clone());
     let runtime = Arc::new(NodeRuntime { pool, node, images: images.clone() });
     let volumes = Volumes::new(dirs.volumes(), runtime.clone());
     Ok(Arc::new(Context {
@@ -150,6 +152,7 @@ async fn assemble(
         images: Arc::new(StoredImages(images)),
         runtime,
         volumes,
+        ids,
         timeouts: Timeouts::default(),
         sandbox,
         shutdown,
@@ -158,14 +161,8 @@ async fn assemble(
 }
 
 fn open_images(config: &NodeConfig, dirs: &Dirs, node: &Node, unpacker: PathBuf) -> Result<ImageStore> {
-    let ids = node.ids();
-    let ids = cordium_image::IdMap {
-        uid_start: ids.uid.host_start,
-        uid_count: ids.uid.count,
-        gid_start: ids.gid.host_start,
-        gid_count: ids.gid.count,
-    };
-    let mut store = StoreConfig::new(ids, unpacker);
+    let ranges = node.ranges();
+    let mut store = StoreConfig::new(image_ids(ranges.home()), unpacker);
     store.limits = config.image_limits.clone();
     store.timeouts = config.image_timeouts.clone();
     store.registries = config.registries();

@@ -8,10 +8,12 @@ use std::{
 
 use cordium_image::{Credentials, ErrorKind, ImageError, ImageInfo, ImageStore, StoredImage};
 use cordium_proto::v1::{Image, PruneImagesResponse, pull_progress::Step};
+use cordium_runtime::IdMap;
 use futures::{FutureExt as _, future::BoxFuture};
 
 use crate::{
-    images::{ImageFailure, Images, Login, Progress, ProgressSink, RunImage},
+    images::{ImageFailure, Images, Layers, Login, Progress, ProgressSink, RunImage},
+    node_runtime::image_ids,
     request_error::RequestError,
     runtime::chain,
 };
@@ -29,6 +31,20 @@ impl Images for StoredImages {
         async move {
             let image = self.0.ensure(reference, credentials(login), told(progress)).await;
             image.map(run_image).map_err(|error| ImageFailure(chain(&error)))
+        }
+        .boxed()
+    }
+
+    fn layers<'a>(
+        &'a self,
+        image: &'a RunImage,
+        ids: &'a IdMap,
+    ) -> BoxFuture<'a, Result<Layers, ImageFailure>> {
+        async move {
+            let unknown = || ImageFailure(format!("image {} is not of this store", image.reference));
+            let stored = image.lease.downcast_ref::<Arc<StoredImage>>().ok_or_else(unknown)?;
+            let _ = image_ids(ids);
+            Ok(Layers { dirs: stored.layers.clone(), data: None })
         }
         .boxed()
     }
@@ -82,7 +98,6 @@ fn run_image(stored: Arc<StoredImage>) -> Arc<RunImage> {
         reference: stored.reference.clone(),
         digest: stored.digest.clone(),
         config: stored.config.clone(),
-        layers: stored.layers.clone(),
         lease: Box::new(stored),
     })
 }

@@ -96,6 +96,12 @@ impl Volumes {
         });
     }
 
+    /// Those that use it besides this workspace.
+    pub fn others(&self, uid: &str, workspace: &str) -> Vec<String> {
+        let users = self.users();
+        users.get(uid).into_iter().flatten().filter(|user| *user != workspace).cloned().collect()
+    }
+
     /// Makes a volume's directory if it is not there. It is the supervisor's until the keeper of the first run gives it
     /// to the sandbox's root; every user inside may write to it, for images differ in who that is.
     pub fn make(&self, uid: &str) -> io::Result<()> {
@@ -175,7 +181,10 @@ mod tests {
     struct Plain;
 
     impl SandboxRuntime for Plain {
-        fn grant(&self, _: &str) -> (IdMap, Option<CgroupPlan>) {
+        fn cgroup(&self, _: &str) -> Option<CgroupPlan> {
+            unreachable!("no sandbox is made")
+        }
+        fn give_tree<'a>(&'a self, _: &'a Path, _: &'a IdMap) -> BoxFuture<'a, Result<(), RuntimeFailure>> {
             unreachable!("no sandbox is made")
         }
         fn warnings(&self) -> Vec<String> {

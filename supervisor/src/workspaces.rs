@@ -30,6 +30,10 @@ impl Workspaces {
         for record in records.iter().filter(|record| record.state() != WorkspaceState::Stopped) {
             context.volumes.adopt(record.uid(), volumes::named_in(&record.spec_json));
         }
+        for record in &records {
+            let storage = context.dirs.volume(record.uid());
+            context.ids.adopt(record.uid(), &storage, record.state() != WorkspaceState::Stopped);
+        }
         let owners = records
             .into_iter()
             .map(|record| (record.uid().to_owned(), Handle::spawn(context.clone(), record)))

@@ -1,28 +1,28 @@
 //! What the keeper is told to build.
 
 use cordium_proto::v1::Limit;
-use cordium_runtime::{Bind, Limits, NetworkPlan, SandboxPlan};
+use cordium_runtime::{Bind, IdMap, Limits, NetworkPlan, SandboxPlan};
 
 use super::RunPlan;
-use crate::{context::Context, images::RunImage, volumes::VolumeMount};
+use crate::{context::Context, images::Layers, volumes::VolumeMount};
 
 /// The plan of the sandbox of a run.
-pub fn sandbox_plan(plan: &RunPlan, image: &RunImage, context: &Context) -> SandboxPlan {
+pub fn sandbox_plan(plan: &RunPlan, layers: Layers, ids: IdMap, context: &Context) -> SandboxPlan {
     let uid = &plan.prepare.workspace_uid;
     let settings = &context.sandbox;
-    let (ids, cgroup) = context.runtime.grant(uid);
     let limits = limits(&plan.limit);
     SandboxPlan {
         id: uid.clone(),
         hostname: plan.prepare.hostname.clone(),
-        layers: image.layers.clone(),
+        layers: layers.dirs,
+        layer_data: layers.data,
         volume: context.dirs.volume(uid),
         run_dir: context.dirs.sandbox(uid),
         agent: settings.agent.clone(),
         capabilities: plan.capabilities.clone(),
         limits,
         ids,
-        cgroup,
+        cgroup: context.runtime.cgroup(uid),
         read_only_root: plan.prepare.read_only_root,
         binds: plan.volumes.iter().map(|volume| bind(volume, context)).collect(),
         network: NetworkPlan {

@@ -6,8 +6,7 @@
 use std::{sync::Arc, time::Duration};
 
 use cordium_proto::v1::{LogSource, WorkspaceState, failure::Type};
-use cordium_runtime::MOUNT_TARGET;
-use cordium_runtime::Room;
+use cordium_runtime::{IdMap, MOUNT_TARGET, Room};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -16,6 +15,8 @@ use crate::{
     agent_link::AgentLink,
     context::Context,
     failure::{failure, volume_failure},
+    id_ranges::Granted,
+    images::{Layers, RunImage},
     logs::{Line, Log},
     plan::{self, RunPlan},
     runtime::{RuntimeFailure, SandboxHandle},
@@ -60,11 +61,12 @@ impl Startup {
     async fn steps(
         self,
         sandbox: &mut Option<Arc<dyn SandboxHandle>>,
-        lease: &mut Option<Arc<crate::images::RunImage>>,
+        lease: &mut Option<Arc<RunImage>>,
     ) -> Result<AgentLink, Halted> {
         self.phase(WorkspaceState::Initializing, "preparing storage".to_owned(), Vec::new()).await?;
         self.storage().await?;
         self.volumes().await?;
+        let granted = self.ids().await?;
 
         self.phase(WorkspaceState::PullingImage, format!("pulling {}", self.plan.image), Vec::new()).await?;
         let puller = pull::Pull {
@@ -78,11 +80,13 @@ impl Startup {
         *lease = Some(image.clone());
         let (reference, digest) = (image.reference.clone(), image.digest.clone());
         self.report.send(Event::Image { reference, digest }).await?;
+        let layers = self.layers(&image, &granted.ids).await?;
 
-        self.phase(WorkspaceState::StartingRuntime, "starting the sandbox".to_owned(), Vec::new()).await?;
+        let shared = granted.warning.into_iter().collect();
+        self.phase(WorkspaceState::StartingRuntime, "starting the sandbox".to_owned(), shared).await?;
         let prepare = plan::finish_prepare(&self.plan, &image.config, self.fresh, self.remaining())
             .map_err(|message| Halted::Failed(failure(Type::RunContainer, message)))?;
-        let made = self.sandbox(&image).await?;
+        let made = self.sandbox(layers, granted.ids).await?;
         let warnings = made.warnings();
         let link = AgentLink::new(&made.agent_socket());
         *sandbox = Some(made);
@@ -156,6 +160,28 @@ impl Startup {
         Ok(())
     }
 
+    /// The range of ids for this run, to which all its files belong from here on.
+    async fn ids(&self) -> Result<Granted, Halted> {
+        let (uid, volumes) = (&self.plan.prepare.workspace_uid, &self.plan.volumes);
+        let work = self.context.ids.grant(uid, volumes, &self.context);
+        self.step(self.remaining(), "giving the files to the ids of this run", work).await?.map_err(|error| {
+            Halted::Failed(match error.volume() {
+                Some(volume) => volume_failure(volume, error.to_string()),
+                None => failure(Type::LoadStorage, error.to_string()),
+            })
+        })
+    }
+
+    async fn layers(&self, image: &RunImage, ids: &IdMap) -> Result<Layers, Halted> {
+        let work = self.context.images.layers(image, ids);
+        self.step(self.remaining(), "preparing the image's layers for the ids of this run", work).await?.map_err(
+            |error| {
+                let message = format!("preparing the layers of image {}: {error}", image.reference);
+                Halted::Failed(failure(Type::ImagePull, message))
+            },
+        )
+    }
+
     /// The volume whose mount a failed start tells of.
     fn blamed(&self, message: &str) -> Option<&VolumeMount> {
         let names = |volume: &VolumeMount| message.contains(&format!("{MOUNT_TARGET} {:?}:", volume.target));
@@ -163,8 +189,8 @@ impl Startup {
     }
 
     /// Starts the sandbox in a task of its own, which is waited for even when the start-up is cancelled.
-    async fn sandbox(&self, image: &crate::images::RunImage) -> Result<Arc<dyn SandboxHandle>, Halted> {
-        let plan = plan::sandbox_plan(&self.plan, image, &self.context);
+    async fn sandbox(&self, layers: Layers, ids: IdMap) -> Result<Arc<dyn SandboxHandle>, Halted> {
+        let plan = plan::sandbox_plan(&self.plan, layers, ids, &self.context);
         let runtime = self.context.runtime.clone();
         let mut start = tokio::spawn(async move { runtime.start(&plan).await });
         let limit = self.context.timeouts.runtime.min(self.remaining());

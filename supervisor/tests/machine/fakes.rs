@@ -16,9 +16,9 @@ use cordium_proto::v1::{
     agent_server::{Agent, AgentServer},
     session_server::{Session, SessionServer},
 };
-use cordium_runtime::{IdMap, IdRange, SandboxPlan, cgroup::CgroupPlan};
+use cordium_runtime::{IdMap, SandboxPlan, cgroup::CgroupPlan};
 use cordium_supervisor::{
-    images::{ImageFailure, Images, Login, ProgressSink, RunImage},
+    images::{ImageFailure, Images, Layers, Login, ProgressSink, RunImage},
     request_error::RequestError,
     runtime::{Ended, RuntimeFailure, SandboxHandle, SandboxRuntime},
 };
@@ -63,6 +63,10 @@ pub struct World {
     pub prepared: Mutex<Vec<PrepareRequest>>,
     pub shutdowns: Mutex<Vec<ShutdownRequest>>,
     pub pulls: Mutex<u32>,
+    /// Trees that were given to a range of ids.
+    pub given: Mutex<Vec<(PathBuf, IdMap)>>,
+    /// The ids of each sandbox that was started.
+    pub ids: Mutex<HashMap<String, IdMap>>,
 }
 
 impl World {
@@ -130,9 +134,16 @@ impl SandboxHandle for FakeSandbox {
 pub struct FakeRuntime(pub Arc<World>);
 
 impl SandboxRuntime for FakeRuntime {
-    fn grant(&self, _: &str) -> (IdMap, Option<CgroupPlan>) {
-        let range = IdRange { host_start: 100_000, count: 65_536 };
-        (IdMap { uid: range, gid: range }, None)
+    fn cgroup(&self, _: &str) -> Option<CgroupPlan> {
+        None
+    }
+    fn give_tree<'a>(
+        &'a self,
+        path: &'a Path,
+        ids: &'a IdMap,
+    ) -> BoxFuture<'a, Result<(), RuntimeFailure>> {
+        self.0.given.lock().unwrap().push((path.to_owned(), *ids));
+        async { Ok(()) }.boxed()
     }
     fn warnings(&self) -> Vec<String> {
         vec!["nothing is enforced".into()]
@@ -155,6 +166,7 @@ impl SandboxRuntime for FakeRuntime {
     ) -> BoxFuture<'a, Result<Arc<dyn SandboxHandle>, RuntimeFailure>> {
         async move {
             plan.check().map_err(|e| RuntimeFailure(e.to_string()))?;
+            self.0.ids.lock().unwrap().insert(plan.id.clone(), plan.ids);
             assert!(plan.volume.is_dir() && plan.run_dir.is_dir());
             let script = self.0.script();
             tokio::time::sleep(script.start_takes).await;
@@ -339,7 +351,6 @@ impl FakeImages {
             reference: reference.to_owned(),
             digest: "sha256:00".into(),
             config: serde_json::from_str(config).unwrap(),
-            layers: vec!["/images/a".into()],
             lease: Box::new(()),
         })
     }
@@ -365,6 +376,13 @@ impl Images for FakeImages {
             }
         }
         .boxed()
+    }
+    fn layers<'a>(
+        &'a self,
+        _: &'a RunImage,
+        _: &'a IdMap,
+    ) -> BoxFuture<'a, Result<Layers, ImageFailure>> {
+        async { Ok(Layers { dirs: vec!["/images/a".into()], data: None }) }.boxed()
     }
     fn hold(&self, digest: &str) -> Result<Arc<RunImage>, ImageFailure> {
         Ok(Self::image(digest))

@@ -6,8 +6,10 @@ use cordium_proto::v1::{
     DeleteRequest, DeleteVolumeRequest, PhaseEvent, StartRequest, StopRequest, Volume, WorkspaceState,
     node_server::Node as _,
 };
+use cordium_runtime::{IdMap, IdRange, Ranges};
 use cordium_supervisor::{
     context::{Context, Dirs, SandboxSettings},
+    id_ranges::IdRanges,
     grpc::{node::NodeService, session::SessionService},
     phases::{self, Ring},
     store::Store,
@@ -42,6 +44,14 @@ pub fn timeouts() -> Timeouts {
     }
 }
 
+/// How many ranges of ids the node has.
+pub const RANGES: u32 = 3;
+
+pub fn ids(index: u32) -> IdMap {
+    let range = IdRange { host_start: 100_000 + index * 65_536, count: 65_536 };
+    IdMap { uid: range, gid: range }
+}
+
 impl Node {
     pub fn open(dir: &Path, world: &Arc<World>) -> Self {
         Self::with(dir, world, timeouts())
@@ -69,6 +79,7 @@ impl Node {
             ring,
             images: Arc::new(FakeImages(world.clone())),
             volumes,
+            ids: IdRanges::new(Ranges::new(ids(0), (1..RANGES).map(ids))),
             runtime,
             timeouts,
             shutdown: CancellationToken::new(),

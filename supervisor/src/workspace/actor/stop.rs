@@ -88,11 +88,13 @@ impl Actor {
         // What cannot be ended may still write to them.
         if end.failure.is_none() {
             self.context.volumes.release(self.record.uid());
+            self.context.ids.release(self.record.uid());
         }
         if self.record.latest.failure.is_none() {
             self.record.latest.failure = end.failure;
         }
         if end.storage_removed {
+            self.context.ids.forget(self.record.uid());
             self.record.latest.has_storage = false;
             self.record.fresh = true;
         }
@@ -127,6 +129,7 @@ impl Actor {
         for path in [self.context.dirs.volume(&uid), self.context.dirs.workspace(&uid)] {
             runtime.remove_tree(&path).await.map_err(|e| internal(e.to_string()))?;
         }
+        self.context.ids.forget(&uid);
         self.record.latest.has_storage = false;
         self.set_state(WorkspaceState::Stopped, "deleted".to_owned());
         let change = Change::Delete(Box::new(self.record.latest.clone()));
