@@ -17,7 +17,8 @@ const KILL: Duration = Duration::from_secs(5);
 
 /// Two of them become two sandboxes, each its own; then nothing is left, whoever cleans up.
 pub async fn serve_once(state: &Path, plan: &SandboxPlan) -> Result<(), String> {
-    let pool = Pool::new(Node::probe().map_err(text)?, 2);
+    let node = Node::probe().map_err(text)?;
+    let pool = Pool::new(node.clone(), 2);
     until("two are ready", || pool.ready() == 2)?;
     let made = keepers();
     let mut served = Vec::new();
@@ -26,7 +27,8 @@ pub async fn serve_once(state: &Path, plan: &SandboxPlan) -> Result<(), String> 
         for dir in [&volume, &run_dir] {
             fs::create_dir(dir).map_err(text)?;
         }
-        let plan = SandboxPlan { id: name.to_owned(), volume, run_dir, ..plan.clone() };
+        let ids = node.ranges().claim(name, None);
+        let plan = SandboxPlan { id: name.to_owned(), volume, run_dir, ids, ..plan.clone() };
         let sandbox = pool.start(&plan).await.map_err(text)?;
         let keeper = keeper_of(&plan.run_dir)?;
         if !made.contains(&keeper) {

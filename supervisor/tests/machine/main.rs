@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod fakes;
+mod ids;
 mod lifecycle;
 mod node;
 mod restart;

@@ -9,7 +9,7 @@ use super::{
     node::{Node, UID},
 };
 
-fn spec(mounts: &[(&str, &str)]) -> String {
+pub fn spec(mounts: &[(&str, &str)]) -> String {
     let mounts: Vec<_> = mounts
         .iter()
         .map(|(uid, path)| format!(r#"{{"volumeRef":{{"uid":"{uid}"}},"mountPath":"{path}"}}"#))
