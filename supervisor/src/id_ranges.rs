@@ -111,13 +111,15 @@ impl IdRanges {
         let known = self.look(workspace, volumes, &context.volumes);
         let bound = self.bound(workspace, own, &known)?;
         let ids = self.ranges.claim(workspace, bound);
-        if own.is_some_and(|own| own != ids) {
+        if own.is_some_and(|own| own != ids) || is_unfinished(&storage) {
             context.runtime.give_tree(&storage, &ids).await.map_err(GrantError::Storage)?;
         }
-        for known in known.iter().filter(|known| known.files.is_some_and(|files| files != ids)) {
-            let data = context.volumes.data(&known.volume.uid);
-            let fail = |source| GrantError::Volume { volume: known.volume.name.clone(), source };
-            context.runtime.give_tree(&data, &ids).await.map_err(fail)?;
+        for known in known {
+            let tree = context.volumes.tree(&known.volume.uid);
+            if known.files.is_some_and(|files| files != ids) || is_unfinished(&tree) {
+                let fail = |source| GrantError::Volume { volume: known.volume.name.clone(), source };
+                context.runtime.give_tree(&tree, &ids).await.map_err(fail)?;
+            }
         }
         Ok(Granted { ids, warning: self.warning(workspace, &ids) })
     }
@@ -185,6 +187,11 @@ impl IdRanges {
             )
         })
     }
+}
+
+/// Its files were being given to another range when the supervisor ended.
+fn is_unfinished(tree: &Path) -> bool {
+    std::fs::symlink_metadata(tree.join(cordium_image::GIVING)).is_ok()
 }
 
 #[cfg(test)]

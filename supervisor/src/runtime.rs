@@ -53,8 +53,8 @@ pub trait SandboxHandle: Send + Sync + 'static {
 pub trait SandboxRuntime: Send + Sync + 'static {
     /// The cgroup that a workspace gets.
     fn cgroup(&self, uid: &str) -> Option<CgroupPlan>;
-    /// Makes all of a directory, whichever ids of the node's own it belongs to, belong to these. Done again after an
-    /// interruption, it goes on.
+    /// Makes all that is in a directory, whichever range of the node's it belongs to, belong to this one. No tenant may see
+    /// the directory itself. Done again after an interruption, it goes on.
     fn give_tree<'a>(&'a self, path: &'a Path, ids: &'a IdMap) -> BoxFuture<'a, Result<(), RuntimeFailure>>;
     /// What this node cannot enforce, in words.
     fn warnings(&self) -> Vec<String>;

@@ -52,9 +52,14 @@ impl Volumes {
         Self { root, runtime, users: Mutex::default(), removal: tokio::sync::Mutex::default() }
     }
 
+    /// All of a volume; no tenant sees this directory itself.
+    pub fn tree(&self, uid: &str) -> PathBuf {
+        self.root.join(uid)
+    }
+
     /// Where the data of a volume lies.
     pub fn data(&self, uid: &str) -> PathBuf {
-        self.root.join(uid).join("data")
+        self.tree(uid).join("data")
     }
 
     fn users(&self) -> MutexGuard<'_, BTreeMap<String, BTreeSet<String>>> {

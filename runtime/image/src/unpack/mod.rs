@@ -5,6 +5,7 @@ pub(crate) mod apply;
 pub(crate) mod child;
 mod confine;
 mod decompress;
+pub(crate) mod give;
 pub(crate) mod helper;
 mod leaf;
 mod meta;
