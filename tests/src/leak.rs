@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{delegation, paths, process, user::User};
+use crate::{delegation, paths, process, subordinate, user::User};
 
 /// Everything that the machine still holds of the test user's and of the fixtures'. Empty after a clean suite.
 pub fn anywhere(user: &User) -> Vec<String> {
@@ -25,8 +25,7 @@ pub fn below(dir: &Path) -> Vec<String> {
 
 /// Processes of the user, or of its subordinate ids.
 fn processes(user: &User) -> Vec<String> {
-    let text = fs::read_to_string("/etc/subuid").unwrap_or_default();
-    let mut ranges = subordinate(&text, user);
+    let mut ranges = subordinate::uids(user);
     ranges.push((user.uid, 1));
     let owned = |uid: u32| {
         ranges.iter().any(|(start, count)| uid.checked_sub(*start).is_some_and(|nth| nth < *count))
@@ -54,17 +53,6 @@ fn is_zombie(pid: i32) -> bool {
 fn uid_of(pid: i32) -> Option<u32> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     status.lines().find_map(|line| line.strip_prefix("Uid:"))?.split_whitespace().next()?.parse().ok()
-}
-
-fn subordinate(text: &str, user: &User) -> Vec<(u32, u32)> {
-    text.lines()
-        .filter_map(|line| {
-            let mut fields = line.split(':');
-            let name = fields.next()?;
-            let (start, count) = (fields.next()?.parse().ok()?, fields.next()?.trim().parse().ok()?);
-            (name == user.name || name == user.uid.to_string()).then_some((start, count))
-        })
-        .collect()
 }
 
 /// Cgroups below the delegated subtrees, the supervisor's own leaf excepted.
@@ -123,13 +111,6 @@ fn directories() -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn reads_the_ranges_of_one_user() {
-        let user = User { name: "alice".into(), uid: 1000, gid: 1000, home: "/".into() };
-        let text = "bob:1:2\nalice:100000:65536\n1000:400000:10\nbroken\n";
-        assert_eq!(subordinate(text, &user), [(100_000, 65_536), (400_000, 10)]);
-    }
 
     #[test]
     fn finds_a_socket_by_its_directory() {

@@ -24,6 +24,7 @@ pub mod pod;
 pub mod process;
 pub mod registry;
 pub mod spec;
+pub mod subordinate;
 pub mod suite;
 pub mod tls;
 pub mod user;

@@ -20,7 +20,7 @@ use crate::{
     output, paths,
 };
 
-/// Gives the user subordinate ids and a cgroup subtree. May be run again: what is there stays. The subtree is gone
+/// Gives the user subordinate ids, a range for each of 64 workspaces, and a cgroup subtree. May be run again: what is there stays. The subtree is gone
 /// at reboot.
 #[derive(clap::Args, Debug)]
 pub struct Args {
@@ -74,30 +74,56 @@ pub fn run(args: &Args) -> Outcome {
     Ok(0)
 }
 
-/// Adds a range if the user has none that is large enough; true if it did.
+/// Adds a line if the user has fewer ranges than are wanted; true if it did. What is there stays as it is.
 fn subordinate(file: &Path, flag: &str, user: &User, dry_run: bool) -> CliResult<bool> {
-    let mine = ids::read(file);
-    if let Some(range) = ids::largest(&mine, user).filter(|r| r.count >= ids::NEEDED) {
-        output::line(&format!("ok    {} has {}:{}:{}", file.display(), user.name, range.start, range.count));
-        return Ok(false);
-    }
+    let name = file.display();
+    let lines = ids::read(file);
     // Uids and gids of different users must not meet either.
-    let all: Vec<Range> = FILES.iter().flat_map(|(path, _)| ids::read(Path::new(path))).collect();
-    let others: Vec<Range> = all.into_iter().filter(|r| r.owner != user.name || mine.contains(r)).collect();
-    let (start, count) = ids::free(&others).ok_or_else(|| {
-        CliError::new(format!("there is no free range of {} ids for {}", ids::NEEDED, file.display()))
-            .hint(format!("remove an entry that is not used from {}", file.display()))
-    })?;
+    let all = FILES.iter().flat_map(|(path, _)| ids::read(Path::new(path)));
+    let others: Vec<Range> = all.filter(|r| r.owner != user.name).collect();
+    let plan = ids::plan(&lines, &others, user);
+    let Some((start, count)) = plan.add else {
+        if plan.has == 0 {
+            return Err(CliError::new(format!(
+                "{name} has no room for {} ids for {}",
+                ids::NEEDED,
+                user.name
+            ))
+            .hint("remove a line that is not used from it"));
+        }
+        output::line(&format!("ok    {name} has {} for {}", ranges(plan.has), user.name));
+        warn_if_shared(file, plan.has);
+        return Ok(false);
+    };
     let entry = format!("{}:{start}:{count}", user.name);
-    output::line(&format!("{}  {entry} in {}", if dry_run { "would add" } else { "add " }, file.display()));
-    if !dry_run && !with_usermod(flag, start, count, user) {
-        append(file, &entry)?;
+    let mut has = plan.has + usize::try_from(count / ids::NEEDED).unwrap_or(usize::MAX);
+    let verb = if dry_run { "would add" } else { "add " };
+    output::line(&format!("{verb}  {entry} to {name}, which then has {}", ranges(has)));
+    if !dry_run {
+        if !with_usermod(flag, start, count, user) {
+            append(file, &entry)?;
+        }
+        has = ids::plan(&ids::read(file), &others, user).has;
+        if has <= plan.has {
+            return Err(CliError::new(format!("{name} still lacks a range for {}", user.name))
+                .hint(format!("add the line {entry} to it")));
+        }
     }
-    if !dry_run && ids::largest(&ids::read(file), user).is_none_or(|r| r.count < ids::NEEDED) {
-        return Err(CliError::new(format!("{} still lacks a range for {}", file.display(), user.name))
-            .hint(format!("add the line {entry} to it")));
-    }
+    warn_if_shared(file, has);
     Ok(true)
+}
+
+fn ranges(count: usize) -> String {
+    format!("{count} {} of {} ids", if count == 1 { "range" } else { "ranges" }, ids::NEEDED)
+}
+
+fn warn_if_shared(file: &Path, has: usize) {
+    if has == 1 {
+        output::warning(&format!(
+            "{} has room for one range only: all workspaces will share its ids",
+            file.display()
+        ));
+    }
 }
 
 fn with_usermod(flag: &str, start: u64, count: u64, user: &User) -> bool {

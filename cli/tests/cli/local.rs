@@ -85,3 +85,80 @@ async fn a_dry_run_of_setup_changes_nothing() {
     assert_eq!(o.code, 0, "{}", o.err);
     assert_eq!(std::fs::read_to_string("/etc/subuid").unwrap_or_default(), before);
 }
+
+/// What `setup --dry-run` and `doctor` say of the ids of `nobody` where both files have these lines.
+fn with_subordinate_ids(lines: &str) -> (std::process::Output, Value) {
+    let (dir, cordium) = alone();
+    let file = dir.path().join("subids");
+    std::fs::write(&file, lines).unwrap();
+    let script = r#"mount --bind "$1" /etc/subuid && mount --bind "$1" /etc/subgid && shift && exec "$@""#;
+    let run = |args: &[&str]| {
+        std::process::Command::new("unshare")
+            .args(["--user", "--map-root-user", "--mount", "sh", "-ec", script, "sh"])
+            .arg(&file)
+            .arg(env!("CARGO_BIN_EXE_cordium"))
+            .args(args)
+            .env("CORDIUM_SOCKET", cordium.dir.join("cordium.sock"))
+            .env("NO_COLOR", "1")
+            .env("CORDIUM_STATE_DIR", &cordium.dir)
+            .output()
+            .unwrap()
+    };
+    let doctor = run(&["doctor", "--user", "nobody", "-o", "json"]);
+    let found: Value = serde_json::from_slice(&doctor.stdout)
+        .unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&doctor.stderr)));
+    (run(&["setup", "--user", "nobody", "--dry-run"]), found)
+}
+
+fn ids_found(doctor: &Value) -> Vec<[&str; 2]> {
+    let checks = doctor["checks"].as_array().unwrap().iter();
+    let of_ids = checks.filter(|check| check["name"].as_str().unwrap().starts_with("subordinate "));
+    of_ids.map(|check| [check["level"].as_str().unwrap(), check["found"].as_str().unwrap()]).collect()
+}
+
+#[test]
+fn a_user_with_one_range_is_given_more_of_them() {
+    let (setup, doctor) = with_subordinate_ids("nobody:100000:65536\nsomeone:165536:65536\n");
+    let shared = "1 range of 65536 ids from 100000 for nobody: all workspaces share it";
+    assert_eq!(ids_found(&doctor), [["warning", shared]; 2]);
+    let said = String::from_utf8_lossy(&setup.stdout);
+    for file in ["/etc/subuid", "/etc/subgid"] {
+        let line = format!("nobody:231072:4128768 to {file}, which then has 64 ranges of 65536 ids\n");
+        assert!(said.contains(&format!("would add  {line}")), "{said}");
+    }
+    assert!(setup.status.success() && setup.stderr.is_empty(), "{setup:?}");
+}
+
+#[test]
+fn a_user_with_enough_ranges_keeps_them() {
+    let (setup, doctor) = with_subordinate_ids("nobody:100000:3000000\n65534:5000000:2000000\n");
+    let enough = "75 ranges of 65536 ids from 100000 for nobody";
+    assert_eq!(ids_found(&doctor), [["ok", enough]; 2]);
+    let said = String::from_utf8_lossy(&setup.stdout);
+    assert!(said.contains("ok    /etc/subuid has 75 ranges of 65536 ids for nobody\n"), "{said}");
+    assert!(!said.contains("/etc/subuid, which then"), "{said}");
+}
+
+#[test]
+fn where_there_is_no_room_one_range_is_shared_and_none_is_an_error() {
+    let full = "someone:165536:4294801759\n";
+    let (setup, _) = with_subordinate_ids(&format!("nobody:100000:65536\n{full}"));
+    let warned = String::from_utf8_lossy(&setup.stderr);
+    assert!(
+        setup.status.success() && warned.contains("/etc/subuid has room for one range only"),
+        "{setup:?}"
+    );
+    let (setup, doctor) = with_subordinate_ids(&format!("other:100000:65536\n{full}"));
+    assert_eq!(
+        ids_found(&doctor),
+        [
+            ["failed", "no range of 65536 ids for nobody in /etc/subuid"],
+            ["failed", "no range of 65536 ids for nobody in /etc/subgid"]
+        ]
+    );
+    let said = String::from_utf8_lossy(&setup.stderr);
+    assert!(
+        !setup.status.success() && said.contains("/etc/subuid has no room for 65536 ids for nobody"),
+        "{setup:?}"
+    );
+}
