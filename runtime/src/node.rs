@@ -33,6 +33,13 @@ impl Node {
         Ok(Self { ranges: Ranges::new(home, ids.take(0)), cgroups })
     }
 
+    /// Uses no more ranges of subordinate ids than this, and at least one.
+    pub fn with_ranges(mut self, most: usize) -> Self {
+        let others = self.ranges.all().iter().skip(1).take(most.saturating_sub(1)).copied();
+        self.ranges = Ranges::new(*self.ranges.home(), others);
+        self
+    }
+
     /// Who runs in which range of subordinate ids.
     pub fn ranges(&self) -> &Ranges {
         &self.ranges
@@ -69,7 +76,9 @@ impl Node {
         }
         if self.ranges.all().len() == 1 {
             warnings.push(
-                "all workspaces share one range of subordinate ids: there is only one; as root run: cordium setup".to_owned(),
+                "all workspaces share one range of subordinate ids: no other is given to this user, or in its \
+                 configuration; as root run: cordium setup"
+                    .to_owned(),
             );
         }
         warnings.push(STORAGE_IS_WATCHED.to_owned());

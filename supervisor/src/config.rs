@@ -5,6 +5,8 @@
 //! egress: allowPublic                            # or deny: for workspaces that do not say
 //! hostPorts: [5432]                              # of the node's loopback, as host.cordium.internal
 //! parallelLayers: 4
+//! sandboxesAhead: 2
+//! idRanges: 64                                   # at most, of those that /etc/subuid gives
 //! imageLimits: {imageBytes: 137438953472}
 //! imageTimeouts: {idle: 60}                      # seconds
 //! registries:
@@ -74,6 +76,9 @@ pub struct NodeConfig {
     pub parallel_layers: Option<usize>,
     /// Sandboxes that are made ahead, as far as that goes without knowing their workspaces; 0 for none.
     pub sandboxes_ahead: Option<usize>,
+    /// Ranges of subordinate ids that are used at most, where the user has more: each has views of its own of the layers of the
+    /// images that ran in it.
+    pub id_ranges: Option<usize>,
     /// What an image may cost.
     pub image_limits: cordium_image::Limits,
     /// How long registries are waited for.
@@ -113,6 +118,10 @@ impl NodeConfig {
         if let Some(ahead) = config.sandboxes_ahead.filter(|ahead| *ahead > cordium_runtime::MAX_AHEAD) {
             let most = cordium_runtime::MAX_AHEAD;
             return Err(format!("sandboxesAhead: was {ahead}; allowed: 0 to {most}"));
+        }
+        if let Some(ranges) = config.id_ranges.filter(|ranges| !(1..=cordium_runtime::MAX_RANGES).contains(ranges)) {
+            let most = cordium_runtime::MAX_RANGES;
+            return Err(format!("idRanges: was {ranges}; allowed: 1 to {most}"));
         }
         Ok(config)
     }

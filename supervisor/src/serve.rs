@@ -125,6 +125,7 @@ async fn assemble(
     tasks.spawn(broker.watch(running, shutdown.clone()));
 
     let node = Node::probe().context("looking at what this machine gives its sandboxes")?;
+    let node = node.with_ranges(config.id_ranges.unwrap_or(cordium_runtime::MAX_RANGES));
     let images = open_images(config, &dirs, &node, program)?;
     let ring = Arc::new(Ring::default());
     let store = Store::open(&dirs.state.join("node.db"), ring.clone())?;

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// The end-to-end groups: test targets of `cordium-tests`, in the order in which they run.
-const GROUPS: [&str; 26] = [
+const GROUPS: [&str; 27] = [
     "lifecycle",
     "runtime",
     "sandbox",
@@ -29,6 +29,7 @@ const GROUPS: [&str; 26] = [
     "limits",
     "volumes",
     "isolation",
+    "ranges",
     "pod",
     "escape",
     "command_line",
