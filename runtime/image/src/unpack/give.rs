@@ -15,6 +15,7 @@ use rustix::fs::{self, AtFlags, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, 
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use super::idmap::RANGE;
 use super::meta::ROOT_ID;
 use super::protocol::Fault;
 
@@ -29,24 +30,27 @@ const MAX_NOTES: u64 = 64 << 20;
 const CAPABILITY: &str = "security.capability";
 const ACCESS_LISTS: [&str; 2] = ["system.posix_acl_access", "system.posix_acl_default"];
 
-/// Which ids there are, and which the tree is given to.
-#[derive(Debug, Clone, Copy)]
+/// Which ids the tree is given to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Shift {
-    /// Ids of one range.
-    pub size: u32,
-    /// Ranges, mapped one after the other from [`ROOT_ID`] on.
-    pub ranges: u32,
-    /// The number of the one that is to own everything.
+    pub uids: Place,
+    pub gids: Place,
+}
+
+/// Among the ids of one kind: ranges of [`RANGE`], mapped one after the other from [`ROOT_ID`] on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Place {
+    /// All of them together.
+    pub count: u32,
+    /// The first of the range that is to own everything.
     pub target: u32,
 }
 
-impl Shift {
-    /// The id in the target range that has the place of `id` in its own; ids of no range stay.
+impl Place {
+    /// The id that has the place of `id` in the target range; ids of no range stay.
     fn of(&self, id: u32) -> u32 {
         match id.checked_sub(ROOT_ID) {
-            Some(place) if u64::from(place) < u64::from(self.size) * u64::from(self.ranges) => {
-                ROOT_ID + self.target * self.size + place % self.size
-            }
+            Some(nth) if nth < self.count => self.target + nth % RANGE,
             _ => id,
         }
     }
@@ -121,7 +125,7 @@ fn open_file(dir: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd, Fault> {
 
 /// The owner that a file is to have, if it has another.
 fn owner(stat: &Stat, shift: Shift) -> Option<(Option<Uid>, Option<Gid>)> {
-    let (uid, gid) = (shift.of(stat.st_uid), shift.of(stat.st_gid));
+    let (uid, gid) = (shift.uids.of(stat.st_uid), shift.gids.of(stat.st_gid));
     (uid != stat.st_uid || gid != stat.st_gid).then(|| (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))))
 }
 
@@ -242,7 +246,7 @@ fn attribute(fd: BorrowedFd<'_>, attribute: &str, name: &[u8]) -> Result<Option<
 /// The version with a namespace root names one; the other is for the root of this very namespace, which owns nothing.
 fn file_capability(mut value: Vec<u8>, shift: Shift) -> Vec<u8> {
     if let Some(Ok(root)) = value.get(20..24).map(<[u8; 4]>::try_from) {
-        value[20..24].copy_from_slice(&shift.of(u32::from_le_bytes(root)).to_le_bytes());
+        value[20..24].copy_from_slice(&shift.uids.of(u32::from_le_bytes(root)).to_le_bytes());
     }
     value
 }
@@ -253,10 +257,13 @@ fn access_list(mut value: Vec<u8>, shift: Shift) -> Vec<u8> {
     const GROUP: u16 = 0x08;
     for entry in value.get_mut(4..).unwrap_or_default().chunks_exact_mut(8) {
         let tag = u16::from_le_bytes([entry[0], entry[1]]);
-        if tag == USER || tag == GROUP {
-            let id = u32::from_le_bytes([entry[4], entry[5], entry[6], entry[7]]);
-            entry[4..8].copy_from_slice(&shift.of(id).to_le_bytes());
-        }
+        let place = match tag {
+            USER => shift.uids,
+            GROUP => shift.gids,
+            _ => continue,
+        };
+        let id = u32::from_le_bytes([entry[4], entry[5], entry[6], entry[7]]);
+        entry[4..8].copy_from_slice(&place.of(id).to_le_bytes());
     }
     value
 }
@@ -266,7 +273,8 @@ fn access_list(mut value: Vec<u8>, shift: Shift) -> Vec<u8> {
 mod tests {
     use super::*;
 
-    const SHIFT: Shift = Shift { size: 65_536, ranges: 3, target: 1 };
+    const PLACE: Place = Place { count: 3 * RANGE, target: ROOT_ID + RANGE };
+    const SHIFT: Shift = Shift { uids: PLACE, gids: Place { target: ROOT_ID, ..PLACE } };
 
     #[test]
     fn ids_keep_their_place_from_whichever_range() {
@@ -281,7 +289,7 @@ mod tests {
             (3 * 65_536 + 1, 3 * 65_536 + 1),
             (u32::MAX, u32::MAX),
         ] {
-            assert_eq!(SHIFT.of(id), expected, "{id}");
+            assert_eq!(PLACE.of(id), expected, "{id}");
         }
     }
 
@@ -292,12 +300,12 @@ mod tests {
         assert_eq!(file_capability(v3.clone(), SHIFT)[20..], 65_537u32.to_le_bytes());
         assert_eq!(file_capability(vec![7; 20], SHIFT), [7; 20]);
         let entry = |tag: u16, id: u32| [&tag.to_le_bytes()[..], &[6, 0], &id.to_le_bytes()].concat();
-        let list = |id: u32| {
+        let list = |uid: u32, gid: u32| {
             let own = entry(0x01, u32::MAX);
-            [&2u32.to_le_bytes()[..], &own, &entry(0x02, id), &entry(0x08, id), &entry(0x20, u32::MAX)]
+            [&2u32.to_le_bytes()[..], &own, &entry(0x02, uid), &entry(0x08, gid), &entry(0x20, u32::MAX)]
                 .concat()
         };
-        assert_eq!(access_list(list(1001), SHIFT), list(65_536 + 1001));
+        assert_eq!(access_list(list(1001, RANGE + 1001), SHIFT), list(RANGE + 1001, 1001));
         assert_eq!(access_list(vec![1], SHIFT), [1]);
     }
 
@@ -332,7 +340,8 @@ mod tests {
         std::os::unix::fs::symlink("/etc", dir.path().join("link")).unwrap();
         let top = std::fs::File::open(dir.path()).unwrap();
         // Its owner is of no range.
-        let none = Shift { size: 1, ranges: 0, target: 0 };
+        let nothing = Place { count: 0, target: ROOT_ID };
+        let none = Shift { uids: nothing, gids: nothing };
         assert_eq!(tree(top.as_fd(), none).unwrap(), 0);
         let mut fd: OwnedFd = std::fs::File::open(dir.path()).unwrap().into();
         for _ in 0..=MAX_DEPTH {
