@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::atomic;
+use crate::config::{IdMap, ViewMethod};
 use crate::digest::Digest;
 use crate::error::ImageError;
 use crate::layout::Layout;
@@ -42,6 +43,20 @@ pub(crate) struct LayerMeta {
     /// Its root is opaque: nothing of the layers below it is to be seen.
     #[serde(default)]
     pub hides_all_below: bool,
+}
+
+/// `meta.json` of a published view.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct ViewMeta {
+    /// What it shows, bottom first.
+    pub layers: Vec<Digest>,
+    /// What owned the layers.
+    pub home: IdMap,
+    pub method: ViewMethod,
+    /// Files whose content is in the layers alone.
+    pub redirects: u64,
+    /// The boot in which it was written: see `durability`.
+    pub boot_id: String,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -87,6 +102,11 @@ pub(crate) fn load_config(layout: &Layout, digest: &Digest) -> Result<ImageConfi
 
 pub(crate) fn load_meta(layout: &Layout, diff_id: &Digest) -> Result<Option<LayerMeta>, ImageError> {
     read_json(&layout.layer(diff_id).join("meta.json"))
+}
+
+/// Of a published view, by its directory; none if there is no such view.
+pub(crate) fn load_view(path: &Path) -> Result<Option<ViewMeta>, ImageError> {
+    read_json(&path.join("meta.json"))
 }
 
 pub(crate) fn write_json(layout: &Layout, path: &Path, value: &impl Serialize) -> Result<(), ImageError> {

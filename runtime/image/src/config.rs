@@ -6,9 +6,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::registries::RegistriesConfig;
+use crate::unpack::idmap::Extents;
 
 /// The subordinate ids that image ids are stored as: image id `u` is owned by host id `uid_start + u`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct IdMap {
     pub uid_start: u32,
     pub uid_count: u32,
@@ -16,15 +17,40 @@ pub struct IdMap {
     pub gid_count: u32,
 }
 
+impl std::fmt::Display for IdMap {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let last = |start: u32, count: u32| u64::from(start) + u64::from(count.max(1)) - 1;
+        let uids = last(self.uid_start, self.uid_count);
+        let gids = last(self.gid_start, self.gid_count);
+        write!(f, "uids {}-{uids} gids {}-{gids}", self.uid_start, self.gid_start)
+    }
+}
+
+/// How the files of a layer reach a range other than home: see [`crate::ImageStore::view`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum ViewMethod {
+    /// A new file with the same extents.
+    Reflink,
+    /// An empty file that names the layer's, for an overlay to read there; a copy where that could not be read.
+    Redirect,
+    Copy,
+}
+
 #[derive(Debug, Clone)]
 pub struct StoreConfig {
+    /// Home: what owns the files of layers.
     pub ids: IdMap,
+    /// All further ranges of 65,536 that workspaces may run in.
+    pub ranges: Vec<IdMap>,
+    /// None for the best that file system and kernel can do. Set for tests and measurements.
+    pub view_method: Option<ViewMethod>,
     /// The executable that is run as `EXE unpack` and calls [`crate::unpack_main`].
     pub unpacker: PathBuf,
     pub limits: Limits,
     pub timeouts: Timeouts,
     pub registries: RegistriesConfig,
-    /// Layers that are fetched and unpacked at the same time, over all pulls.
+    /// Layers that are fetched and unpacked at the same time, over all pulls; and views that are made at the same time.
     pub parallel_layers: usize,
 }
 
@@ -32,12 +58,19 @@ impl StoreConfig {
     pub fn new(ids: IdMap, unpacker: PathBuf) -> Self {
         Self {
             ids,
+            ranges: Vec::new(),
+            view_method: None,
             unpacker,
             limits: Limits::default(),
             timeouts: Timeouts::default(),
             registries: RegistriesConfig::default(),
             parallel_layers: 4,
         }
+    }
+
+    /// Every id that a tree of the store, or of a workspace, may belong to.
+    pub(crate) fn all_ids(&self) -> Extents {
+        Extents::all(std::iter::once(&self.ids).chain(&self.ranges))
     }
 }
 

@@ -1,4 +1,4 @@
-//! Layers survive a power cut without an fsync per file.
+//! Layers and views survive a power cut without an fsync per file.
 //!
 //! A layer is published as soon as it is complete in the page cache, with the id of the boot in which that
 //! happened. A background task then flushes the file system and leaves a `synced` mark. At the next start, a
@@ -7,7 +7,7 @@
 
 use std::fs::File;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::atomic;
 
@@ -22,8 +22,17 @@ pub(crate) fn is_reliable(layer: &Path, written_in: &str) -> bool {
     layer.join(MARK).exists() || (!written_in.is_empty() && written_in == boot_id())
 }
 
-/// Flushes and marks a published layer; blocks for as long as the disk needs.
-pub(crate) fn flush(staging: &Path, layer: &Path) -> io::Result<()> {
+/// Flushes and marks what was just published, in the background.
+pub(crate) fn flush_later(staging: PathBuf, published: PathBuf) {
+    tokio::task::spawn_blocking(move || {
+        if let Err(error) = flush(&staging, &published) {
+            tracing::warn!(path = %published.display(), %error, "a layer could not be flushed to disk");
+        }
+    });
+}
+
+/// Blocks for as long as the disk needs.
+fn flush(staging: &Path, layer: &Path) -> io::Result<()> {
     rustix::fs::syncfs(File::open(layer)?)?;
     atomic::write(staging, &layer.join(MARK), b"")
 }

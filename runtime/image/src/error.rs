@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
+use crate::config::IdMap;
+
 /// Each reads as one line that names the image once, says what is wrong, and where it can what to do.
 #[derive(Debug, Clone, Error)]
 #[non_exhaustive]
@@ -59,6 +61,10 @@ pub enum ImageError {
     InUse { reference: String, users: usize },
     #[error("removing {}: {source}", path.display())]
     Remove { path: PathBuf, source: LayerError },
+    #[error("the ids {range} are not of a range that this store was given")]
+    Range { range: IdMap },
+    #[error("image {image}: giving its layers to {range}: {source}")]
+    View { image: String, range: IdMap, source: LayerError },
     #[error("image {image}: the pull ended without a result; see the log")]
     Lost { image: String },
 }
@@ -144,11 +150,15 @@ impl ImageError {
             | Self::Client { .. } => ErrorKind::Unavailable,
             Self::Limit { .. } | Self::Space { .. } => ErrorKind::Exhausted,
             Self::InUse { .. } => ErrorKind::InUse,
-            Self::Layer { source, .. } | Self::Remove { source, .. } => source.kind(),
-            Self::Store { source, .. } if is_full(source) => ErrorKind::Exhausted,
-            Self::Store { .. } | Self::Locked { .. } | Self::Damaged { .. } | Self::Lost { .. } => {
-                ErrorKind::Internal
+            Self::Layer { source, .. } | Self::View { source, .. } | Self::Remove { source, .. } => {
+                source.kind()
             }
+            Self::Store { source, .. } if is_full(source) => ErrorKind::Exhausted,
+            Self::Store { .. }
+            | Self::Locked { .. }
+            | Self::Damaged { .. }
+            | Self::Range { .. }
+            | Self::Lost { .. } => ErrorKind::Internal,
         }
     }
 

@@ -14,6 +14,7 @@ use crate::unpack::helper;
 #[derive(Default)]
 struct Doomed {
     trees: Vec<PathBuf>,
+    layers: usize,
     bytes: u64,
 }
 
@@ -26,7 +27,7 @@ impl Inner {
 
     pub(crate) fn prune(&self, all: bool) -> Result<Pruned, ImageError> {
         let (doomed, images) = self.detach_unused(all)?;
-        let pruned = Pruned { images, layers: doomed.trees.len(), bytes: doomed.bytes };
+        let pruned = Pruned { images, layers: doomed.layers, bytes: doomed.bytes };
         self.delete(doomed.trees);
         Ok(pruned)
     }
@@ -110,7 +111,7 @@ impl Inner {
         Ok(())
     }
 
-    /// Renames every layer into staging that neither a record nor a running pull needs.
+    /// Renames every layer, and the views of it, into staging that neither a record nor a running pull needs.
     fn detach_layers(&self, records: &[ImageRecord]) -> Result<Doomed, ImageError> {
         let needed: HashSet<&str> =
             records.iter().flat_map(|record| &record.layers).map(|layer| layer.diff_id.hex()).collect();
@@ -128,6 +129,10 @@ impl Inner {
             std::fs::rename(entry.path(), &target)
                 .map_err(|e| ImageError::store("moving away", entry.path(), e))?;
             doomed.trees.push(target);
+            doomed.layers += 1;
+        }
+        if doomed.layers > 0 {
+            doomed.trees.extend(self.detach_views()?);
         }
         Ok(doomed)
     }

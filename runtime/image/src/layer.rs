@@ -1,6 +1,6 @@
 //! One layer: from its source through the confined unpacker into `layers/`, or not at all.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::catalog::{self, LayerMeta};
@@ -8,39 +8,16 @@ use crate::durability;
 use crate::error::{ErrorKind, LayerError, is_full};
 use crate::progress::{Progress, ProgressSink, Step};
 use crate::source::{Layer, LayerSink, Source};
+use crate::staged::Staged;
 use crate::store::Inner;
 use crate::unpack::helper::{self, Helper};
+use crate::unpack::idmap::Extents;
 
-/// A directory in staging that is removed unless it was published.
-struct Staged {
-    path: PathBuf,
-    inner: Arc<Inner>,
-    settled: bool,
-}
-
-impl Drop for Staged {
-    fn drop(&mut self) {
-        if self.settled {
-            return;
-        }
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            let (inner, path) = (Arc::clone(&self.inner), self.path.clone());
-            runtime.spawn(async move { discard(&inner, &path).await });
-        }
-    }
-}
-
-async fn discard(inner: &Inner, path: &Path) {
-    if let Err(error) = helper::remove_tree(&inner.config, path).await {
-        tracing::warn!(path = %path.display(), %error, "cannot remove an unfinished layer; the next start will");
-    }
-}
-
-fn store_error(action: &'static str, path: &Path, reason: impl std::fmt::Display) -> LayerError {
+pub(crate) fn store_error(action: &'static str, path: &Path, reason: impl std::fmt::Display) -> LayerError {
     LayerError::Store { action, path: path.display().to_string(), reason: reason.to_string() }
 }
 
-fn io_error(action: &'static str, path: &Path, error: &std::io::Error) -> LayerError {
+pub(crate) fn io_error(action: &'static str, path: &Path, error: &std::io::Error) -> LayerError {
     if is_full(error) {
         return LayerError::NoSpace { entry: String::new() };
     }
@@ -66,9 +43,7 @@ impl Inner {
             return Ok(());
         }
         tell(Step::Fetching, 0);
-        let path = self.layout.new_staging("layer");
-        std::fs::create_dir(&path).map_err(|e| io_error("creating", &path, &e))?;
-        let mut staged = Staged { path, inner: Arc::clone(&self), settled: false };
+        let mut staged = Staged::create(&self, "layer")?;
         let limit = self.config.timeouts.layer;
         let result = tokio::time::timeout(limit, self.unpack(&source, &layer, &staged.path, &progress))
             .await
@@ -88,7 +63,7 @@ impl Inner {
         staging: &Path,
         progress: &ProgressSink,
     ) -> Result<LayerMeta, LayerError> {
-        let mut helper = Helper::start(&self.config).await?;
+        let mut helper = Helper::start(&self.config, &Extents::of(&self.config.ids)).await?;
         let result = self.drive(&mut helper, source, layer, staging, progress).await;
         helper.end().await;
         result
@@ -153,12 +128,7 @@ impl Inner {
             }
         })?;
         std::fs::rename(staged, &target).map_err(|e| io_error("publishing", &target, &e))?;
-        let staging = self.layout.staging();
-        tokio::task::spawn_blocking(move || {
-            if let Err(error) = durability::flush(&staging, &target) {
-                tracing::warn!(path = %target.display(), %error, "a layer could not be flushed to disk");
-            }
-        });
+        durability::flush_later(self.layout.staging(), target);
         Ok(())
     }
 }

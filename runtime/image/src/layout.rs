@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::config::IdMap;
 use crate::digest::Digest;
 use crate::error::ImageError;
 
@@ -14,8 +15,14 @@ impl Layout {
     pub(crate) fn create(root: &Path) -> Result<Self, ImageError> {
         use std::os::unix::fs::DirBuilderExt;
         let layout = Self { root: root.to_owned() };
-        for dir in [root.to_owned(), layout.layers(), layout.staging(), layout.manifests(), layout.configs()]
-        {
+        for dir in [
+            root.to_owned(),
+            layout.layers(),
+            layout.views(),
+            layout.staging(),
+            layout.manifests(),
+            layout.configs(),
+        ] {
             std::fs::DirBuilder::new()
                 .recursive(true)
                 .mode(0o700)
@@ -37,6 +44,9 @@ impl Layout {
     pub(crate) fn layers(&self) -> PathBuf {
         self.root.join("layers")
     }
+    pub(crate) fn views(&self) -> PathBuf {
+        self.root.join("views")
+    }
     pub(crate) fn staging(&self) -> PathBuf {
         self.root.join("staging")
     }
@@ -53,6 +63,14 @@ impl Layout {
     }
     pub(crate) fn layer_fs(&self, diff_id: &Digest) -> PathBuf {
         self.layer(diff_id).join("fs")
+    }
+    /// Where the views of a range are.
+    pub(crate) fn range(&self, range: &IdMap) -> PathBuf {
+        self.views().join(format!("{}-{}", range.uid_start, range.gid_start))
+    }
+    /// A published view, arranged as a layer is.
+    pub(crate) fn view(&self, range: &IdMap, name: &Digest) -> PathBuf {
+        self.range(range).join(name.hex())
     }
     pub(crate) fn manifest(&self, digest: &Digest) -> PathBuf {
         self.manifests().join(format!("{}.json", digest.hex()))

@@ -7,6 +7,9 @@
 //!
 //! Published layers are shared by every workspace of the node. Who uses an image holds a [`StoredImage`];
 //! what is held is never removed.
+//!
+//! Their files belong to one range of subordinate ids, home. A workspace that runs in another range gets them by
+//! way of a [`View`]: the same trees again, with owners of that range, and without the data where that can be.
 
 mod atomic;
 mod catalog;
@@ -25,13 +28,16 @@ mod pull;
 mod reference;
 mod registries;
 mod source;
+mod staged;
 mod store;
 mod unpack;
+mod view;
+mod view_sweep;
 
-pub use config::{IdMap, Limits, StoreConfig, Timeouts};
+pub use config::{IdMap, Limits, StoreConfig, Timeouts, ViewMethod};
 pub use error::{ErrorKind, ImageError, LayerError};
 pub use progress::{Progress, ProgressSink, Step, no_progress};
 pub use registries::{Credentials, RegistriesConfig, Registry};
 pub use store::{ImageInfo, ImageStore, Pruned, StoredImage};
 pub use unpack::child::unpack_main;
-pub use unpack::give::GIVING;
+pub use view::View;

@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use oci_spec::image::ImageConfiguration;
 use rustix::fs::FlockOperation;
-use tokio::sync::Semaphore;
+use tokio::sync::{OnceCell, Semaphore};
 
-use crate::catalog::{self, ImageRecord, Tags};
-use crate::config::StoreConfig;
+use crate::catalog::{self, ImageRecord, LayerRecord, Tags};
+use crate::config::{IdMap, StoreConfig};
 use crate::digest::Digest;
 use crate::durability;
 use crate::error::{ImageError, LayerError};
@@ -21,6 +21,8 @@ use crate::progress::ProgressSink;
 use crate::reference::ImageRef;
 use crate::registries::Credentials;
 use crate::unpack::helper;
+use crate::unpack::protocol::Can;
+use crate::view::Stack;
 
 /// Cheap to clone. Its calls need a tokio runtime.
 #[derive(Clone)]
@@ -39,7 +41,12 @@ pub(crate) struct Inner {
     pub leases: Arc<LeaseTable>,
     pub pulls: Flights<PullKey, Result<Arc<StoredImage>, ImageError>>,
     pub layers: Flights<Digest, Result<(), LayerError>>,
+    pub views: Flights<(Stack, IdMap), Result<bool, LayerError>>,
     pub slots: Semaphore,
+    /// Apart from those of downloads: a start does not wait for another image's registry.
+    pub view_slots: Semaphore,
+    /// What file system and kernel can do for views.
+    pub can: OnceCell<Can>,
     /// Bounds what removes trees in the background.
     pub sweepers: Arc<Semaphore>,
     _lock: File,
@@ -53,6 +60,8 @@ pub struct StoredImage {
     pub config: ImageConfiguration,
     /// Directories to stack, bottom first.
     pub layers: Vec<PathBuf>,
+    /// Of those directories, in the same order.
+    pub(crate) diff_ids: Vec<Digest>,
     pub(crate) _lease: Lease,
 }
 
@@ -61,7 +70,7 @@ pub struct ImageInfo {
     /// None for an image whose tag has moved on.
     pub reference: Option<String>,
     pub digest: String,
-    /// Unpacked; shared layers count in each image.
+    /// Unpacked; shared layers count in each image, views for further ranges in none.
     pub bytes: u64,
     pub layers: usize,
     /// Seconds since the epoch; 0 if untagged.
@@ -73,6 +82,7 @@ pub struct ImageInfo {
 pub struct Pruned {
     pub images: Vec<String>,
     pub layers: usize,
+    /// Of the layers; their views go with them and are not counted.
     pub bytes: u64,
 }
 
@@ -90,7 +100,8 @@ impl ImageStore {
         rustix::fs::flock(lock.as_fd(), FlockOperation::NonBlockingLockExclusive)
             .map_err(|_| ImageError::Locked { path: root.to_owned() })?;
         let tags = catalog::load_tags(&layout)?;
-        let slots = Semaphore::new(config.parallel_layers.max(1));
+        let slots = || Semaphore::new(config.parallel_layers.max(1));
+        let (slots, view_slots) = (slots(), slots());
         let store = Self {
             inner: Arc::new(Inner {
                 layout,
@@ -98,13 +109,17 @@ impl ImageStore {
                 leases: Arc::new(LeaseTable::default()),
                 pulls: Flights::new(),
                 layers: Flights::new(),
+                views: Flights::new(),
                 slots,
+                view_slots,
+                can: OnceCell::new(),
                 sweepers: Arc::new(Semaphore::new(SWEEPERS)),
                 config,
                 _lock: lock,
             }),
         };
         store.inner.discard_unreliable()?;
+        store.inner.discard_useless_views()?;
         store.inner.sweep_staging()?;
         Ok(store)
     }
@@ -201,7 +216,7 @@ impl ImageStore {
         }
     }
 
-    /// Removes a directory tree whose files belong to subordinate ids. Never follows a symbolic link; a path
+    /// Removes a directory tree whose files belong to subordinate ids, of whichever range. Never follows a symbolic link; a path
     /// that is not there is success.
     pub async fn remove_tree(&self, path: &Path) -> Result<(), ImageError> {
         helper::remove_tree(&self.inner.config, path)
@@ -231,25 +246,25 @@ impl Inner {
         reference: String,
         record: &ImageRecord,
     ) -> Result<Option<StoredImage>, ImageError> {
-        let mut layers: Vec<PathBuf> = Vec::with_capacity(record.layers.len());
-        for layer in &record.layers {
-            let path = self.layout.layer_fs(&layer.diff_id);
-            if !path.is_dir() {
+        let mut diff_ids: Vec<Digest> = Vec::with_capacity(record.layers.len());
+        for LayerRecord { diff_id, .. } in &record.layers {
+            if !self.layout.layer_fs(diff_id).is_dir() {
                 return Ok(None);
             }
             // An overlay does not heed this mark on the root of a layer.
-            if catalog::load_meta(&self.layout, &layer.diff_id)?.is_some_and(|meta| meta.hides_all_below) {
-                layers.clear();
+            if catalog::load_meta(&self.layout, diff_id)?.is_some_and(|meta| meta.hides_all_below) {
+                diff_ids.clear();
             }
             // Overlay refuses a directory twice, and the lower of two equal layers cannot be seen.
-            layers.retain(|known| *known != path);
-            layers.push(path);
+            diff_ids.retain(|known| known != diff_id);
+            diff_ids.push(diff_id.clone());
         }
         Ok(Some(StoredImage {
             reference,
             digest: record.digest.to_string(),
             config: catalog::load_config(&self.layout, &record.config)?,
-            layers,
+            layers: diff_ids.iter().map(|layer| self.layout.layer_fs(layer)).collect(),
+            diff_ids,
             _lease: self.leases.take(record.digest.as_str()),
         }))
     }

@@ -8,8 +8,10 @@ use std::process::ExitCode;
 use rustix::fs::{self, Mode, OFlags};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 
+use super::idmap::RANGE;
+use super::meta::ROOT_ID;
 use super::protocol::{Fault, Job, MAX_JOB, Reply, Report};
-use super::{apply, confine, decompress::Decompressed, remove};
+use super::{apply, confine, decompress::Decompressed, probe, remove, view};
 
 /// Entry of the `unpack` subcommand. Must be called while the process has a single thread.
 pub fn unpack_main() -> ExitCode {
@@ -28,13 +30,16 @@ fn run() -> Result<Report, Fault> {
     confine::unshare()?;
     say(&Reply::Unshared).map_err(|e| Fault::Confine { reason: format!("answering: {e}") })?;
     let (job, dir) = receive().map_err(|e| Fault::Confine { reason: format!("receiving the job: {e}") })?;
-    let mut warnings = confine::enter(dir.as_fd())?;
+    let (sources, id) = match &job {
+        // Before the process is confined, because it mounts. It reads nothing that others have written.
+        Job::Probe { path } => return Ok(Report { can: probe::run(path), ..Report::default() }),
+        Job::View { layers, .. } => (confine::detach(layers)?, ROOT_ID + RANGE),
+        Job::Unpack { .. } | Job::Empty => (Vec::new(), ROOT_ID),
+    };
+    let mut warnings = confine::enter(dir.as_fd(), &sources, id)?;
     let mut report = match job {
         Job::Unpack { limits, ids } => {
-            fs::mkdirat(&dir, "fs", Mode::RWXU).map_err(|e| Fault::io("making", b"fs", e))?;
-            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let root =
-                fs::openat(&dir, "fs", flags, Mode::empty()).map_err(|e| Fault::io("opening", b"fs", e))?;
+            let root = make_root(&dir)?;
             let input = Decompressed::start(StandardInput, limits.clone())?;
             apply::layer(input, root, limits, ids)?
         }
@@ -42,9 +47,19 @@ fn run() -> Result<Report, Fault> {
             remove::empty(dir.as_fd())?;
             Report::default()
         }
+        Job::View { layers, method, whole } => {
+            view::layers(sources, make_root(&dir)?, &layers, method, whole)?
+        }
+        Job::Probe { .. } => Report::default(),
     };
     report.warnings.append(&mut warnings);
     Ok(report)
+}
+
+fn make_root(dir: &OwnedFd) -> Result<OwnedFd, Fault> {
+    fs::mkdirat(dir, "fs", Mode::RWXU).map_err(|e| Fault::io("making", b"fs", e))?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    fs::openat(dir, "fs", flags, Mode::empty()).map_err(|e| Fault::io("opening", b"fs", e))
 }
 
 fn say(reply: &Reply) -> io::Result<()> {

@@ -1,17 +1,18 @@
 //! What the unpacking process gives up before it reads a byte of the layer. Single-threaded until the end.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 
 use landlock::{
     ABI, Access, AccessFs, CompatLevel, Compatible, PathBeneath, Ruleset, RulesetAttr, RulesetCreatedAttr,
-    RulesetStatus,
+    RulesetError, RulesetStatus,
 };
 use nix::sched::CloneFlags;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::unistd::{Gid, Uid};
+use rustix::mount::OpenTreeFlags;
 use rustix::thread::{CapabilitiesSecureBits, CapabilitySet, CapabilitySets};
 
-use super::meta::ROOT_ID;
 use super::protocol::Fault;
 
 fn failed<E: std::fmt::Display>(step: &'static str) -> impl FnOnce(E) -> Fault {
@@ -29,25 +30,38 @@ pub(crate) fn unshare() -> Result<(), Fault> {
         .map_err(failed("making namespaces (are unprivileged user namespaces allowed?)"))
 }
 
-/// From here on this process is container root, sees nothing but `dir`, and keeps only the capabilities that
-/// applying or removing files needs. Answers what could not be done and is not essential.
-pub(crate) fn enter(dir: BorrowedFd<'_>) -> Result<Vec<String>, Fault> {
+/// The layers that a view is made of, each as a mount of its own: nothing leads from it to what is beside it. For a process
+/// that has its namespaces and is not yet confined.
+pub(crate) fn detach(layers: &[PathBuf]) -> Result<Vec<OwnedFd>, Fault> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_SYMLINK_NOFOLLOW;
+    let detach = |layer: &PathBuf| {
+        let mount = rustix::mount::open_tree(rustix::fs::CWD, layer.join("fs"), flags);
+        mount.map_err(failed("mounting a layer"))
+    };
+    layers.iter().map(detach).collect()
+}
+
+/// From here on this process is the `id` that image root is stored as, sees nothing but `dir` and, to read, `sources`, and
+/// keeps only the capabilities that applying or removing files needs. Answers what could not be done and is not essential.
+pub(crate) fn enter(dir: BorrowedFd<'_>, sources: &[OwnedFd], id: u32) -> Result<Vec<String>, Fault> {
     let mut warnings = Vec::new();
-    become_root_id()?;
+    become_root_id(id)?;
     nix::unistd::fchdir(dir).map_err(failed("entering the directory"))?;
     nix::unistd::chroot(".").map_err(failed("changing the root directory"))?;
     rustix::process::umask(rustix::fs::Mode::empty());
     limit_resources();
     drop_capabilities()?;
     rustix::thread::set_no_new_privs(true).map_err(failed("giving up new privileges"))?;
-    warnings.extend(landlock(dir)?);
-    seccomp::load()?;
+    warnings.extend(landlock(dir, sources)?);
+    seccomp::load(!sources.is_empty())?;
     Ok(warnings)
 }
 
 /// Takes the id that image root is stored as, which is not the id that the store belongs to, and keeps the
 /// capabilities of the namespace over the change.
-fn become_root_id() -> Result<(), Fault> {
+fn become_root_id(id: u32) -> Result<(), Fault> {
     let bits = CapabilitiesSecureBits::NO_SETUID_FIXUP
         | CapabilitiesSecureBits::NO_SETUID_FIXUP_LOCKED
         | CapabilitiesSecureBits::NO_ROOT
@@ -55,7 +69,7 @@ fn become_root_id() -> Result<(), Fault> {
     rustix::thread::set_capabilities_secure_bits(bits).map_err(failed("setting the secure bits"))?;
     // Refused where the map came without `setgroups`; the groups are then the supervisor's own, and harmless.
     let _ = nix::unistd::setgroups(&[]);
-    let (uid, gid) = (Uid::from_raw(ROOT_ID), Gid::from_raw(ROOT_ID));
+    let (uid, gid) = (Uid::from_raw(id), Gid::from_raw(id));
     nix::unistd::setresgid(gid, gid, gid).map_err(failed("changing the group id"))?;
     nix::unistd::setresuid(uid, uid, uid).map_err(failed("changing the user id"))
 }
@@ -92,14 +106,19 @@ fn drop_capabilities() -> Result<(), Fault> {
     rustix::thread::set_capabilities(None, sets).map_err(failed("dropping capabilities"))
 }
 
-/// Only the directory can be touched, in every way that files need.
-fn landlock(dir: BorrowedFd<'_>) -> Result<Option<String>, Fault> {
+/// Only the directory can be touched, in every way that files need, and the sources be read.
+fn landlock(dir: BorrowedFd<'_>, sources: &[OwnedFd]) -> Result<Option<String>, Fault> {
     let abi = ABI::V5;
     let status = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_all(abi))
         .and_then(Ruleset::create)
         .and_then(|rules| rules.add_rule(PathBeneath::new(dir.as_fd(), AccessFs::from_all(abi))))
+        .and_then(|rules| {
+            let read = AccessFs::ReadFile | AccessFs::ReadDir;
+            rules
+                .add_rules(sources.iter().map(|source| Ok::<_, RulesetError>(PathBeneath::new(source, read))))
+        })
         .and_then(|rules| rules.restrict_self())
         .map_err(failed("loading Landlock rules"))?;
     Ok((status.ruleset == RulesetStatus::NotEnforced).then(|| {
@@ -110,7 +129,12 @@ fn landlock(dir: BorrowedFd<'_>) -> Result<Option<String>, Fault> {
 mod seccomp {
     //! The system calls of applying and removing files, of threads and memory; no others.
 
-    use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
+    use std::collections::BTreeMap;
+
+    use seccompiler::{
+        BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+        SeccompRule, TargetArch,
+    };
 
     use super::{Fault, failed};
 
@@ -180,10 +204,27 @@ mod seccomp {
         calls
     }
 
-    pub(super) fn load() -> Result<(), Fault> {
+    /// Further calls of views, which read files and their attributes as well.
+    const OF_VIEWS: [libc::c_long; 3] =
+        [libc::SYS_copy_file_range, libc::SYS_flistxattr, libc::SYS_fgetxattr];
+
+    /// To share extents, and for nothing else.
+    fn reflink() -> Result<SeccompRule, Fault> {
+        #[allow(clippy::unnecessary_cast)] // The type differs from one C library to the other.
+        let request = libc::FICLONE as u64;
+        SeccompCondition::new(1, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, request)
+            .and_then(|condition| SeccompRule::new(vec![condition]))
+            .map_err(failed("building the system call filter"))
+    }
+
+    pub(super) fn load(view: bool) -> Result<(), Fault> {
         let arch =
             TargetArch::try_from(std::env::consts::ARCH).map_err(failed("choosing a system call filter"))?;
-        let rules = allowed().into_iter().map(|call| (call, Vec::new())).collect();
+        let mut rules: BTreeMap<_, _> = allowed().into_iter().map(|call| (call, Vec::new())).collect();
+        if view {
+            rules.extend(OF_VIEWS.map(|call| (call, Vec::new())));
+            rules.insert(libc::SYS_ioctl, vec![reflink()?]);
+        }
         let refuse = SeccompAction::Errno(libc::EPERM as u32);
         let filter = SeccompFilter::new(rules, refuse, SeccompAction::Allow, arch)
             .map_err(failed("building the system call filter"))?;

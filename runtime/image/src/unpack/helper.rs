@@ -15,8 +15,9 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 
+use super::idmap::{Extent, Extents};
 use super::protocol::{Job, MAX_REPLY, Reply, Report};
-use crate::config::{IdMap, Limits, StoreConfig};
+use crate::config::{Limits, StoreConfig};
 use crate::error::LayerError;
 
 const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -34,13 +35,13 @@ fn failed<E: std::fmt::Display>(step: &'static str) -> impl FnOnce(E) -> LayerEr
 }
 
 impl Helper {
-    pub(crate) async fn start(config: &StoreConfig) -> Result<Self, LayerError> {
-        tokio::time::timeout(START_TIMEOUT, Self::start_unbounded(config))
+    pub(crate) async fn start(config: &StoreConfig, ids: &Extents) -> Result<Self, LayerError> {
+        tokio::time::timeout(START_TIMEOUT, Self::start_unbounded(config, ids))
             .await
             .map_err(|_| LayerError::Helper { step: "did not start", reason: "no answer in time".into() })?
     }
 
-    async fn start_unbounded(config: &StoreConfig) -> Result<Self, LayerError> {
+    async fn start_unbounded(config: &StoreConfig, ids: &Extents) -> Result<Self, LayerError> {
         let (socket, theirs) = StdUnixStream::pair().map_err(failed("cannot get a socket"))?;
         let mut child = Command::new(&config.unpacker)
             .arg("unpack")
@@ -69,7 +70,7 @@ impl Helper {
             }
         }
         let pid = helper.child.id().ok_or_else(missing)?;
-        map_ids(pid, &config.ids).await?;
+        map_ids(pid, ids).await?;
         Ok(helper)
     }
 
@@ -156,26 +157,22 @@ async fn complaints(mut stderr: ChildStderr) -> String {
     String::from_utf8_lossy(&kept).into_owned()
 }
 
-/// 0 is this process's own id; 1 and on are the subordinate ids.
-async fn map_ids(pid: u32, ids: &IdMap) -> Result<(), LayerError> {
+/// 0 is this process's own id; the rest are subordinate ids.
+async fn map_ids(pid: u32, ids: &Extents) -> Result<(), LayerError> {
     let uid = rustix::process::getuid().as_raw();
     let gid = rustix::process::getgid().as_raw();
     tokio::try_join!(
-        run_mapper("newuidmap", pid, uid, ids.uid_start, ids.uid_count),
-        run_mapper("newgidmap", pid, gid, ids.gid_start, ids.gid_count),
+        run_mapper("newuidmap", pid, uid, &ids.uids),
+        run_mapper("newgidmap", pid, gid, &ids.gids),
     )?;
     Ok(())
 }
 
-async fn run_mapper(
-    program: &'static str,
-    pid: u32,
-    own: u32,
-    start: u32,
-    count: u32,
-) -> Result<(), LayerError> {
+async fn run_mapper(program: &'static str, pid: u32, own: u32, extents: &[Extent]) -> Result<(), LayerError> {
     let step = "cannot be given its ids";
-    let arguments = [pid, 0, own, 1, 1, start, count].map(|n| n.to_string());
+    let numbers = [pid, 0, own, 1].into_iter();
+    let numbers = numbers.chain(extents.iter().flat_map(|e| [e.inside, e.outside, e.count]));
+    let arguments: Vec<String> = numbers.map(|n| n.to_string()).collect();
     let output = Command::new(program)
         .args(&arguments)
         .stdin(Stdio::null())
@@ -216,13 +213,25 @@ pub(crate) async fn remove_tree(config: &StoreConfig, path: &Path) -> Result<(),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         Err(_) => {}
     }
-    let mut helper = Helper::start(config).await?;
-    let socket = helper.send(&Job::Empty, &dir)?;
-    let outcome = helper.outcome().await;
-    drop(socket);
-    helper.end().await;
-    outcome?;
+    run(config, &config.all_ids(), &Job::Empty, &dir).await?;
     std::fs::remove_dir(path).map_err(|e| problem("removing", e))
+}
+
+/// Does one job that needs nothing but its directory.
+pub(crate) async fn run(
+    config: &StoreConfig,
+    ids: &Extents,
+    job: &Job,
+    dir: &OwnedFd,
+) -> Result<Report, LayerError> {
+    let mut helper = Helper::start(config, ids).await?;
+    let outcome = match helper.send(job, dir) {
+        // Held until the answer: to the child its end would be the end of its input.
+        Ok(_socket) => helper.outcome().await,
+        Err(error) => Err(error),
+    };
+    helper.end().await;
+    outcome
 }
 
 /// A descriptor of a directory for a job.

@@ -2,9 +2,11 @@
 //! [`Job`], the job as JSON with a directory descriptor attached, then for an unpack job the layer's bytes
 //! up to the end of the stream. Up its standard output: one JSON line per [`Reply`].
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
-use crate::config::Limits;
+use crate::config::{Limits, ViewMethod};
 use crate::error::LayerError;
 
 pub(crate) const MAX_JOB: usize = 64 << 10;
@@ -16,6 +18,12 @@ pub(crate) enum Job {
     Unpack { limits: Limits, ids: u32 },
     /// Remove everything in the given directory.
     Empty,
+    /// Make a new directory `fs` of the given directory that shows the published `layers`, bottom first, to the ids that
+    /// follow home's: merged, if they are the whole of an image. By path, because a mount can only be made of what this side has
+    /// opened.
+    View { layers: Vec<PathBuf>, method: ViewMethod, whole: bool },
+    /// Find out what the file system of the given directory, which is at `path`, and the kernel can do for views.
+    Probe { path: PathBuf },
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -33,7 +41,19 @@ pub(crate) struct Report {
     pub bytes: u64,
     pub skipped_devices: u64,
     pub hides_all_below: bool,
+    /// Of a view: files that are redirects.
+    pub redirects: u64,
+    pub can: Can,
     pub warnings: Vec<String>,
+}
+
+/// What a probe found.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Can {
+    pub reflink: bool,
+    pub redirect: bool,
+    /// Why not, for what cannot be done.
+    pub reasons: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

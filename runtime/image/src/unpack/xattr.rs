@@ -1,5 +1,6 @@
 //! Extended attributes of image files: which are kept, and file capabilities for the right namespace. Pure.
 
+pub(crate) const CAPABILITY: &[u8] = b"security.capability";
 /// The version-3 form carries the namespace root that the capabilities are valid for.
 const REVISION_MASK: u32 = 0xff00_0000;
 const REVISION_2: u32 = 0x0200_0000;
@@ -7,7 +8,7 @@ const REVISION_3: u32 = 0x0300_0000;
 
 /// The attribute to set, or none if it has no meaning, or a dangerous one, in a layer directory.
 pub(crate) fn keep<'a>(name: &'a [u8], value: &[u8]) -> Option<(&'a [u8], Vec<u8>)> {
-    if name == b"security.capability" {
+    if name == CAPABILITY {
         return capability(value).map(|value| (name, value));
     }
     // The overlay's own attributes, by which a layer could rewrite what other layers show.
@@ -29,6 +30,22 @@ fn capability(value: &[u8]) -> Option<Vec<u8>> {
         }
         _ => None,
     }
+}
+
+/// What is kept of a published file in a view of it: all that unpacking has kept or set. Labels of the kernel's own are not
+/// ours to copy.
+pub(crate) fn in_view(name: &[u8]) -> bool {
+    name.starts_with(b"user.") || name == CAPABILITY
+}
+
+/// File capabilities for the root of another range. None for what unpacking does not leave behind.
+pub(crate) fn shift_capability(value: &[u8], by: u32, ids: u32) -> Option<Vec<u8>> {
+    let magic = u32::from_le_bytes(value.get(..4)?.try_into().ok()?);
+    let root = u32::from_le_bytes(value.get(20..24)?.try_into().ok()?);
+    let fits = magic & REVISION_MASK == REVISION_3 && value.len() == 24 && (1..=ids).contains(&root);
+    let mut out = value.to_vec();
+    out[20..].copy_from_slice(&root.checked_add(by)?.to_le_bytes());
+    fits.then_some(out)
 }
 
 #[cfg(test)]
@@ -64,5 +81,20 @@ mod tests {
         assert_eq!(again, v3);
         assert!(keep(b"security.capability", &[0; 3]).is_none());
         assert!(keep(b"security.capability", &[0; 20]).is_none());
+    }
+
+    #[test]
+    fn a_view_shifts_the_root_of_capabilities() {
+        let mut v3 = 0x0300_0001u32.to_le_bytes().to_vec();
+        v3.extend([0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0]);
+        let shifted = shift_capability(&v3, 65_536, 65_536).unwrap();
+        assert_eq!(shifted[..20], v3[..20]);
+        assert_eq!(shifted[20..], 65_537u32.to_le_bytes());
+        assert!(shift_capability(&shifted, 65_536, 65_536).is_none(), "not of home");
+        assert!(shift_capability(&v3[..20], 65_536, 65_536).is_none());
+        v3[3] = 2;
+        assert!(shift_capability(&v3, 65_536, 65_536).is_none(), "not the form with a root");
+        assert!(in_view(b"user.overlay.opaque") && in_view(b"security.capability"));
+        assert!(!in_view(b"security.selinux") && !in_view(b"trusted.overlay.opaque"));
     }
 }

@@ -57,6 +57,9 @@ fn prepare() {
             if find(file, USER).is_none() {
                 run("usermod", &[flag, "200000-265535", USER]);
             }
+            if ranges(file, USER).len() < 3 {
+                run("usermod", &[flag, "1000000-5194303", USER]);
+            }
         }
     });
 }
@@ -73,6 +76,31 @@ fn find(file: &str, name: &str) -> Option<(u32, u32)> {
         let range = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
         (range.1 >= 65_536).then_some(range)
     })
+}
+
+/// Starts of all whole ranges of 65,536 ids, in the order of the file.
+fn ranges(file: &str, name: &str) -> Vec<u32> {
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    let lines = text.lines().filter_map(|line| {
+        let mut fields = line.split(':');
+        (fields.next()? == name).then_some(())?;
+        Some((fields.next()?.parse::<u32>().ok()?, fields.next()?.parse::<u32>().ok()?))
+    });
+    lines.flat_map(|(start, count)| (0..count / 65_536).map(move |n| start + n * 65_536)).collect()
+}
+
+/// Home, and further ranges.
+pub fn all_ranges() -> (IdMap, Vec<IdMap>) {
+    let name = User::from_uid(getuid()).unwrap().unwrap().name;
+    let pairs = ranges("/etc/subuid", &name).into_iter().zip(ranges("/etc/subgid", &name));
+    let mut all = pairs.map(|(uid_start, gid_start)| IdMap {
+        uid_start,
+        uid_count: 65_536,
+        gid_start,
+        gid_count: 65_536,
+    });
+    let home = all.next().expect("subordinate ids");
+    (home, all.take(8).collect())
 }
 
 pub fn ids() -> IdMap {
