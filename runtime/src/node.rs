@@ -30,7 +30,7 @@ impl Node {
         cgroup::settle(&mut cgroups);
         let mut ids = IdMap::for_current_user()?.into_iter();
         let home = ids.next().ok_or(IdMapError::Unpaired)?;
-        Ok(Self { ranges: Ranges::new(home, ids.take(0)), cgroups })
+        Ok(Self { ranges: Ranges::new(home, ids), cgroups })
     }
 
     /// Uses no more ranges of subordinate ids than this, and at least one.

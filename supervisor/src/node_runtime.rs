@@ -44,8 +44,7 @@ impl SandboxRuntime for NodeRuntime {
     }
 
     fn give_tree<'a>(&'a self, path: &'a Path, ids: &'a IdMap) -> BoxFuture<'a, Result<(), RuntimeFailure>> {
-        let _ = image_ids(ids);
-        async move { Err(RuntimeFailure(format!("{} belongs to other ids", path.display()))) }.boxed()
+        async move { self.images.give_tree(path, &image_ids(ids)).await.map_err(|error| failed(&error)) }.boxed()
     }
 
     fn warnings(&self) -> Vec<String> {

@@ -164,6 +164,7 @@ async fn assemble(
 fn open_images(config: &NodeConfig, dirs: &Dirs, node: &Node, unpacker: PathBuf) -> Result<ImageStore> {
     let ranges = node.ranges();
     let mut store = StoreConfig::new(image_ids(ranges.home()), unpacker);
+    store.ranges = ranges.all().iter().skip(1).map(image_ids).collect();
     store.limits = config.image_limits.clone();
     store.timeouts = config.image_timeouts.clone();
     store.registries = config.registries();

@@ -43,8 +43,9 @@ impl Images for StoredImages {
         async move {
             let unknown = || ImageFailure(format!("image {} is not of this store", image.reference));
             let stored = image.lease.downcast_ref::<Arc<StoredImage>>().ok_or_else(unknown)?;
-            let _ = image_ids(ids);
-            Ok(Layers { dirs: stored.layers.clone(), data: None })
+            let view = self.0.view(stored, &image_ids(ids)).await;
+            let view = view.map_err(|error| ImageFailure(chain(&error)))?;
+            Ok(Layers { dirs: view.layers, data: view.data })
         }
         .boxed()
     }

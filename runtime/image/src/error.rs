@@ -61,6 +61,8 @@ pub enum ImageError {
     InUse { reference: String, users: usize },
     #[error("removing {}: {source}", path.display())]
     Remove { path: PathBuf, source: LayerError },
+    #[error("giving {} to {range}: {source}", path.display())]
+    Give { path: PathBuf, range: IdMap, source: LayerError },
     #[error("the ids {range} are not of a range that this store was given")]
     Range { range: IdMap },
     #[error("image {image}: giving its layers to {range}: {source}")]
@@ -150,7 +152,7 @@ impl ImageError {
             | Self::Client { .. } => ErrorKind::Unavailable,
             Self::Limit { .. } | Self::Space { .. } => ErrorKind::Exhausted,
             Self::InUse { .. } => ErrorKind::InUse,
-            Self::Layer { source, .. } | Self::View { source, .. } | Self::Remove { source, .. } => {
+            Self::Layer { source, .. } | Self::View { source, .. } | Self::Remove { source, .. } | Self::Give { source, .. } => {
                 source.kind()
             }
             Self::Store { source, .. } if is_full(source) => ErrorKind::Exhausted,

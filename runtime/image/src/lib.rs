@@ -40,4 +40,5 @@ pub use progress::{Progress, ProgressSink, Step, no_progress};
 pub use registries::{Credentials, RegistriesConfig, Registry};
 pub use store::{ImageInfo, ImageStore, Pruned, StoredImage};
 pub use unpack::child::unpack_main;
+pub use unpack::give::GIVING;
 pub use view::View;

@@ -21,7 +21,7 @@ use crate::progress::ProgressSink;
 use crate::reference::ImageRef;
 use crate::registries::Credentials;
 use crate::unpack::helper;
-use crate::unpack::protocol::Can;
+use crate::unpack::protocol::{Can, Job};
 use crate::view::Stack;
 
 /// Cheap to clone. Its calls need a tokio runtime.
@@ -214,6 +214,22 @@ impl ImageStore {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
             Err(_) => self.remove_tree(path).await,
         }
+    }
+
+    /// Makes all that is in a directory, whichever range it belongs to, belong to `range`. No tenant may see the directory
+    /// itself, in which [`crate::GIVING`] lies meanwhile. Done again after an interruption, it goes on.
+    pub async fn give_tree(&self, path: &Path, range: &IdMap) -> Result<(), ImageError> {
+        let config = &self.inner.config;
+        let ids = config.all_ids();
+        let shift = ids.shift_to(range).ok_or(ImageError::Range { range: *range })?;
+        let give = async {
+            let dir = helper::open_dir(path)?;
+            helper::run(config, &ids, &Job::Give { shift }, &dir).await
+        };
+        let fail = |source| ImageError::Give { path: path.to_owned(), range: *range, source };
+        let report = give.await.map_err(fail)?;
+        tracing::info!(path = %path.display(), %range, files = report.entries, "given to another range of ids");
+        Ok(())
     }
 
     /// Removes a directory tree whose files belong to subordinate ids, of whichever range. Never follows a symbolic link; a path

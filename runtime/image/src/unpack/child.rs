@@ -11,7 +11,7 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 use super::idmap::RANGE;
 use super::meta::ROOT_ID;
 use super::protocol::{Fault, Job, MAX_JOB, Reply, Report};
-use super::{apply, confine, decompress::Decompressed, probe, remove, view};
+use super::{apply, confine, decompress::Decompressed, give, probe, remove, view};
 
 /// Entry of the `unpack` subcommand. Must be called while the process has a single thread.
 pub fn unpack_main() -> ExitCode {
@@ -34,7 +34,7 @@ fn run() -> Result<Report, Fault> {
         // Before the process is confined, because it mounts. It reads nothing that others have written.
         Job::Probe { path } => return Ok(Report { can: probe::run(path), ..Report::default() }),
         Job::View { layers, .. } => (confine::detach(layers)?, ROOT_ID + RANGE),
-        Job::Unpack { .. } | Job::Empty => (Vec::new(), ROOT_ID),
+        Job::Unpack { .. } | Job::Empty | Job::Give { .. } => (Vec::new(), ROOT_ID),
     };
     let mut warnings = confine::enter(dir.as_fd(), &sources, id)?;
     let mut report = match job {
@@ -42,6 +42,9 @@ fn run() -> Result<Report, Fault> {
             let root = make_root(&dir)?;
             let input = Decompressed::start(StandardInput, limits.clone())?;
             apply::layer(input, root, limits, ids)?
+        }
+        Job::Give { shift } => {
+            Report { entries: give::tree(dir.as_fd(), shift)?, ..Report::default() }
         }
         Job::Empty => {
             remove::empty(dir.as_fd())?;

@@ -168,6 +168,8 @@ mod seccomp {
             libc::SYS_fchmod,
             libc::SYS_utimensat,
             libc::SYS_fsetxattr,
+            libc::SYS_fgetxattr,
+            libc::SYS_fdatasync,
             libc::SYS_ftruncate,
             libc::SYS_mmap,
             libc::SYS_munmap,
@@ -205,8 +207,7 @@ mod seccomp {
     }
 
     /// Further calls of views, which read files and their attributes as well.
-    const OF_VIEWS: [libc::c_long; 3] =
-        [libc::SYS_copy_file_range, libc::SYS_flistxattr, libc::SYS_fgetxattr];
+    const OF_VIEWS: [libc::c_long; 2] = [libc::SYS_copy_file_range, libc::SYS_flistxattr];
 
     /// To share extents, and for nothing else.
     fn reflink() -> Result<SeccompRule, Fault> {

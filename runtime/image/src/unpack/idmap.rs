@@ -1,5 +1,6 @@
 //! Which ids the confined process has: 0 is this process's own id, 1 and on are subordinate ids. Pure.
 
+use super::give::{Place, Shift};
 use crate::config::IdMap;
 
 /// Ids of one image: what a view shifts by, and what a range holds.
@@ -39,6 +40,17 @@ impl Extents {
             uids: pair((home.uid_start, home.uid_count), (range.uid_start, range.uid_count)),
             gids: pair((home.gid_start, home.gid_count), (range.gid_start, range.gid_count)),
         }
+    }
+
+    /// How ids of any range become those of `range`; none if it is not among them.
+    pub(crate) fn shift_to(&self, range: &IdMap) -> Option<Shift> {
+        let place = |extents: &[Extent], start: u32| {
+            let has = |e: &&Extent| start.checked_sub(e.outside).is_some_and(|nth| nth < e.count);
+            let found = extents.iter().find(has)?;
+            let count = extents.iter().map(|e| e.count).sum();
+            Some(Place { count, target: found.inside + (start - found.outside) })
+        };
+        Some(Shift { uids: place(&self.uids, range.uid_start)?, gids: place(&self.gids, range.gid_start)? })
     }
 
     /// Every id of every range, in whatever place: enough to remove what they own.
@@ -123,6 +135,16 @@ mod tests {
         let all = Extents::all(std::iter::once(&home).chain(row.iter().rev()));
         assert_eq!(all.uids, [extent(1, 100_000, RANGE), extent(65_537, 1_000_000, 64 * RANGE)]);
         assert_eq!(all.gids, [extent(1, 100_007, RANGE), extent(65_537, 1_000_007, 64 * RANGE)]);
+    }
+
+    #[test]
+    fn an_id_keeps_its_place_in_its_range() {
+        let (home, other) = (ids(1_000_000, RANGE), ids(100_000, RANGE));
+        let all = Extents::all([&home, &other].into_iter());
+        let place = |target| Place { count: 2 * RANGE, target };
+        assert_eq!(all.shift_to(&other), Some(Shift { uids: place(1), gids: place(1) }));
+        assert_eq!(all.shift_to(&home), Some(Shift { uids: place(1 + RANGE), gids: place(1 + RANGE) }));
+        assert_eq!(all.shift_to(&ids(500_000, RANGE)), None);
     }
 
     #[test]

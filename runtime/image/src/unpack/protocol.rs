@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::give::Shift;
 use crate::config::{Limits, ViewMethod};
 use crate::error::LayerError;
 
@@ -18,6 +19,8 @@ pub(crate) enum Job {
     Unpack { limits: Limits, ids: u32 },
     /// Remove everything in the given directory.
     Empty,
+    /// Give everything in the given directory to another range.
+    Give { shift: Shift },
     /// Make a new directory `fs` of the given directory that shows the published `layers`, bottom first, to the ids that
     /// follow home's: merged, if they are the whole of an image. By path, because a mount can only be made of what this side has
     /// opened.
