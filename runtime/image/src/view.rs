@@ -75,7 +75,7 @@ impl Stack {
     /// The views that an image needs, bottom first.
     fn of(layers: &[Digest], method: ViewMethod) -> Vec<Self> {
         match method {
-            ViewMethod::Redirect => vec![Self { layers: layers.to_vec(), method }],
+            ViewMethod::Redirect if !layers.is_empty() => vec![Self { layers: layers.to_vec(), method }],
             _ => layers.iter().map(|layer| Self { layers: vec![layer.clone()], method }).collect(),
         }
     }
@@ -225,6 +225,7 @@ mod tests {
             Stack::of(layers, method).iter().map(Stack::name).collect()
         };
         assert_eq!(names(&layers, ViewMethod::Copy), layers);
+        assert!(names(&[], ViewMethod::Redirect).is_empty() && names(&[], ViewMethod::Copy).is_empty());
         assert_eq!(names(&layers, ViewMethod::Reflink), layers);
         let merged = names(&layers, ViewMethod::Redirect);
         assert_eq!(merged.len(), 1);

@@ -365,45 +365,11 @@ fn the_unpacker_is_confined() {
         let store = fixture.store();
         let reference = server.reference();
         let pull = tokio::spawn(async move { store.pull(&reference, None, no_progress()).await });
-        let end = std::time::Instant::now() + Duration::from_secs(10);
-        let status = loop {
-            // Once the filter is in force, everything before it is done.
-            match helpers().into_iter().find(|(_, status)| field(status, "Seccomp") == "2") {
-                Some((_, status)) => break status,
-                None => assert!(std::time::Instant::now() < end, "no confined unpacker"),
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        };
-        let id = common::user::ids().uid_start.to_string();
-        assert_eq!(field(&status, "Uid").split_whitespace().collect::<Vec<_>>(), [id.as_str(); 4]);
-        assert_eq!(field(&status, "NoNewPrivs"), "1");
-        let caps = |name| u64::from_str_radix(field(&status, name), 16).unwrap();
-        // CHOWN, DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER, FSETID, SETFCAP.
-        let kept = 1 << 0 | 1 << 1 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 31;
-        assert_eq!((caps("CapEff"), caps("CapPrm"), caps("CapBnd"), caps("CapInh")), (kept, kept, kept, 0));
+        common::process::assert_confined(&[common::user::ids().uid_start]).await;
         pull.abort();
         fixture.assert_staging_empty().await;
-        assert!(helpers().is_empty(), "the unpacker goes with the pull");
+        assert!(common::process::helpers().is_empty(), "the unpacker goes with the pull");
     });
-}
-
-/// The unpackers of this process: process id and status.
-fn helpers() -> Vec<(String, String)> {
-    let own = std::process::id().to_string();
-    let processes = std::fs::read_dir("/proc").unwrap().filter_map(Result::ok);
-    processes
-        .filter_map(|entry| {
-            let status = std::fs::read_to_string(entry.path().join("status")).ok()?;
-            let command = std::fs::read_to_string(entry.path().join("cmdline")).ok()?;
-            (field(&status, "PPid") == own && command.ends_with("\0unpack\0"))
-                .then(|| (entry.file_name().to_string_lossy().into_owned(), status))
-        })
-        .collect()
-}
-
-fn field<'a>(status: &'a str, name: &str) -> &'a str {
-    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-    line.unwrap_or_default().trim()
 }
 
 #[test]

@@ -308,6 +308,29 @@ fn a_view_that_is_not_waited_for_leaves_nothing() {
 }
 
 #[test]
+fn who_makes_a_view_is_confined() {
+    as_user("who_makes_a_view_is_confined", || async {
+        let fixture = Fixture::new();
+        let (mut config, ranges) = config(&fixture);
+        config.view_method = Some(ViewMethod::Copy);
+        let store = fixture.store_with(config);
+        // Enough to be seen at work, and more than once.
+        let files = (0..20_000).fold(Tar::default(), |tar, n| tar.file(&format!("{n}"), b"x"));
+        let image = pulled(&fixture, &store, &[image::gzip(&files.finish())]).await;
+        let ids: Vec<u32> = ranges.iter().map(|range| range.uid_start).collect();
+        let views = tokio::spawn(async move {
+            for range in &ranges {
+                store.view(&image, range).await.unwrap();
+            }
+        });
+        common::process::assert_confined(&ids).await;
+        views.abort();
+        fixture.assert_staging_empty().await;
+        assert!(common::process::helpers().is_empty(), "the helper goes with whom it works for");
+    });
+}
+
+#[test]
 fn a_restart_keeps_good_views_only() {
     as_user("a_restart_keeps_good_views_only", || async {
         let fixture = Fixture::new();

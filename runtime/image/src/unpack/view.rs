@@ -1,4 +1,4 @@
-//! Shows published layers to another range: the same tree again, its owners shifted by [`RANGE`].
+//! Shows published layers to another range: the same tree again, its owners shifted from home's range to that one.
 //!
 //! Either one layer as it is, whiteouts and all, to be stacked; or all layers of an image merged into one tree, as an
 //! overlay would merge them. The latter is for redirects: an overlay without its own `metacopy` option follows them from its
@@ -14,16 +14,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-use rustix::fs::{
-    self, AtFlags, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, Uid,
-};
+use rustix::fs::{self, AtFlags, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Uid};
 use rustix::io::Errno;
 
 use super::content::{self, Buffers, Origin};
-use super::idmap::RANGE;
-use super::meta::ROOT_ID;
+use super::merge::{Part, is_whiteout, merged};
 use super::path::join;
 use super::protocol::{Fault, Report, show};
+use super::shift::{Owner, times};
 use crate::config::ViewMethod;
 
 /// How many directories may be open at a time.
@@ -57,13 +55,6 @@ struct Pending {
     path: Vec<u8>,
     /// Where it is, top first; there is at least one.
     parts: Vec<Part>,
-}
-
-#[derive(Clone, Copy)]
-struct Part {
-    layer: usize,
-    /// Everybody may search the layer's directories that lead here, this one included.
-    searchable: bool,
 }
 
 /// A directory of one layer, at work.
@@ -322,78 +313,6 @@ impl Walk {
         }
         content::attributes(input.as_fd(), output.as_fd(), false, &mut writer.buffers, path)?;
         fs::futimens(&output, &times(stat)).map_err(|e| Fault::io("setting the times of", path, e))
-    }
-}
-
-/// Where the directory `name`, which the first part has, goes on: in each lower part that has it too, until something
-/// hides the rest.
-fn merged<'a>(
-    parts: impl Iterator<Item = (&'a OwnedFd, &'a Part)>,
-    name: &[u8],
-    path: &[u8],
-) -> Result<Vec<Part>, Fault> {
-    let failed = |e| Fault::io("reading", path, e);
-    let mut parts = parts.peekable();
-    let mut merged = Vec::new();
-    while let Some((dir, part)) = parts.next() {
-        let stat = match fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => stat,
-            Err(Errno::NOENT) => continue,
-            Err(error) => return Err(failed(error)),
-        };
-        if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
-            break;
-        }
-        merged.push(Part { layer: part.layer, searchable: part.searchable && stat.st_mode & 0o001 != 0 });
-        if parts.peek().is_some() {
-            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let dir = fs::openat(dir, name, flags, Mode::empty()).map_err(failed)?;
-            if content::is_opaque(dir.as_fd()).map_err(failed)? {
-                break;
-            }
-        }
-    }
-    Ok(merged)
-}
-
-fn is_whiteout(stat: &Stat) -> bool {
-    FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == 0
-}
-
-#[derive(Debug, PartialEq, Eq)]
-struct Owner {
-    uid: u32,
-    gid: u32,
-}
-
-impl Owner {
-    /// In the range of the view. Whoever is not of home owns no file of a layer.
-    fn of(stat: &Stat, path: &[u8]) -> Result<Self, Fault> {
-        let shift = |id: u32| (1..=RANGE).contains(&id).then(|| id + RANGE);
-        match (shift(stat.st_uid), shift(stat.st_gid)) {
-            (Some(uid), Some(gid)) => Ok(Self { uid, gid }),
-            _ => Err(Fault::entry(path, "its owner is not of the range that layers belong to")),
-        }
-    }
-
-    /// The ids of this process: what it creates belongs to it without a further call.
-    fn is_root(&self) -> bool {
-        *self == Self { uid: ROOT_ID + RANGE, gid: ROOT_ID + RANGE }
-    }
-
-    fn set(&self, fd: BorrowedFd<'_>, path: &[u8]) -> Result<(), Fault> {
-        fs::fchown(fd, Some(Uid::from_raw(self.uid)), Some(Gid::from_raw(self.gid)))
-            .map_err(|e| Fault::io("setting the owner of", path, e))
-    }
-}
-
-fn times(stat: &Stat) -> Timestamps {
-    #[allow(clippy::unnecessary_cast, clippy::useless_conversion)]
-    // The types differ from machine to machine.
-    let time = |seconds: i64, nanos: u64| Timespec { tv_sec: seconds, tv_nsec: nanos as _ };
-    Timestamps {
-        last_access: time(stat.st_atime, stat.st_atime_nsec),
-        last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
     }
 }
 

@@ -3,6 +3,7 @@
 
 pub mod disk;
 pub mod image;
+pub mod process;
 pub mod server;
 pub mod user;
 
