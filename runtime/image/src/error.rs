@@ -152,9 +152,10 @@ impl ImageError {
             | Self::Client { .. } => ErrorKind::Unavailable,
             Self::Limit { .. } | Self::Space { .. } => ErrorKind::Exhausted,
             Self::InUse { .. } => ErrorKind::InUse,
-            Self::Layer { source, .. } | Self::View { source, .. } | Self::Remove { source, .. } | Self::Give { source, .. } => {
-                source.kind()
-            }
+            Self::Layer { source, .. }
+            | Self::View { source, .. }
+            | Self::Remove { source, .. }
+            | Self::Give { source, .. } => source.kind(),
             Self::Store { source, .. } if is_full(source) => ErrorKind::Exhausted,
             Self::Store { .. }
             | Self::Locked { .. }

@@ -43,9 +43,7 @@ fn run() -> Result<Report, Fault> {
             let input = Decompressed::start(StandardInput, limits.clone())?;
             apply::layer(input, root, limits, ids)?
         }
-        Job::Give { shift } => {
-            Report { entries: give::tree(dir.as_fd(), shift)?, ..Report::default() }
-        }
+        Job::Give { shift } => Report { entries: give::tree(dir.as_fd(), shift)?, ..Report::default() },
         Job::Empty => {
             remove::empty(dir.as_fd())?;
             Report::default()
