@@ -15,6 +15,9 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
 use tokio::sync::watch;
 
+/// So many ended children are collected before anything else of the agent's has its turn.
+const ROUND: usize = 1_024;
+
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
@@ -120,10 +123,17 @@ impl Reaper {
         Ok(Process { pid, exit, killed })
     }
 
-    /// Collects every child that has ended.
-    pub fn reap(&self) {
+    /// Collects every child that has ended, however many follow.
+    async fn reap_all(&self) {
+        while self.reap() {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Collects children that have ended; true if there may be more.
+    fn reap(&self) -> bool {
         let mut waiters = self.waiters.lock().unwrap_or_else(PoisonError::into_inner);
-        loop {
+        for _ in 0..ROUND {
             let flags = WaitPidFlag::WNOHANG | WaitPidFlag::__WALL;
             let victim = next_victim(&waiters);
             let (pid, exit) = match waitpid(None::<Pid>, Some(flags)) {
@@ -131,19 +141,19 @@ impl Reaper {
                 Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, Exit::Signal(signal as i32)),
                 Ok(WaitStatus::StillAlive) => {
                     self.childless.send_if_modified(|none| std::mem::replace(none, false));
-                    return;
+                    return false;
                 }
                 Ok(_) => continue,
                 Err(Errno::EINTR) => continue,
                 Err(Errno::ECHILD) => {
                     self.childless.send_if_modified(|none| !std::mem::replace(none, true));
-                    return;
+                    return false;
                 }
                 // A real-time signal: nix has no name for it. The child is reaped all the same.
                 Err(Errno::EINVAL) => continue,
                 Err(error) => {
                     tracing::error!(%error, "waiting for children failed");
-                    return;
+                    return false;
                 }
             };
             if let Some(waiter) = waiters.remove(&pid.as_raw()) {
@@ -156,12 +166,13 @@ impl Reaper {
                 waiter.exit.send_replace(Some(exit));
             }
         }
+        true
     }
 
     /// Reaps on every SIGCHLD. Install it before the first child.
     pub async fn run(&self, mut signals: tokio::signal::unix::Signal) {
         loop {
-            self.reap();
+            self.reap_all().await;
             if signals.recv().await.is_none() {
                 return;
             }
@@ -170,7 +181,7 @@ impl Reaper {
 
     /// Waits until there is no child left, orphans included.
     pub async fn childless(&self) {
-        self.reap();
+        self.reap_all().await;
         let mut childless = self.childless.subscribe();
         let _ = childless.wait_for(|none| *none).await;
     }

@@ -164,6 +164,7 @@ impl Workspace {
     pub async fn exec_with(&self, mut start: ExecStart, stdin: Option<&[u8]>) -> Result<Output> {
         start.workspace = self.uid.clone();
         start.stdin = stdin.is_some();
+        let command = start.command.join(" ");
         let mut asks = vec![Ask::Start(start)];
         if let Some(bytes) = stdin {
             asks.extend(bytes.chunks(32 << 10).map(|chunk| Ask::Stdin(chunk.to_vec().into())));
@@ -171,7 +172,9 @@ impl Workspace {
         }
         let asks: Vec<ExecRequest> =
             asks.into_iter().map(|message| ExecRequest { message: Some(message) }).collect();
-        tokio::time::timeout(EXEC, self.talk(asks)).await.context("command took too long")?
+        tokio::time::timeout(EXEC, self.talk(asks))
+            .await
+            .with_context(|| format!("command took too long: {command}"))?
     }
 
     async fn talk(&self, asks: Vec<ExecRequest>) -> Result<Output> {
