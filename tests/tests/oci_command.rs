@@ -4,7 +4,10 @@ use std::{
     fs,
     io::{IoSliceMut, Read, Write},
     mem::MaybeUninit,
-    os::unix::net::UnixListener,
+    os::unix::{
+        fs::{PermissionsExt, symlink},
+        net::UnixListener,
+    },
     path::{Path, PathBuf},
     process::{Command, ExitCode, Output, Stdio},
     sync::Arc,
@@ -37,10 +40,21 @@ fn main() -> ExitCode {
     Suite::new("oci_command")
         .case("a_container_goes_through_its_states", a_container_goes_through_its_states)
         .case("exec_runs_inside_with_what_it_is_given", exec_runs_inside_with_what_it_is_given)
+        .case("exec_gives_descriptors_only_when_asked", exec_gives_descriptors_only_when_asked)
+        .case("exec_stays_in_the_root", exec_stays_in_the_root)
+        .case("exec_enters_every_cgroup_or_does_not_run", exec_enters_every_cgroup_or_does_not_run)
+        .case(
+            "exec_writes_nothing_through_the_containers_proc",
+            exec_writes_nothing_through_the_containers_proc,
+        )
+        .case("exec_refuses_what_it_cannot_do", exec_refuses_what_it_cannot_do)
+        .case("a_home_is_looked_up_without_waiting", a_home_is_looked_up_without_waiting)
         .case("exec_joins_a_user_namespace", exec_joins_a_user_namespace)
         .case("exec_hands_over_a_terminal", exec_hands_over_a_terminal)
         .case("seccomp_is_on_init_and_exec", seccomp_is_on_init_and_exec)
         .case("pause_freezes_and_kill_thaws", pause_freezes_and_kill_thaws)
+        .case("kill_all_reaches_what_is_made_meanwhile", kill_all_reaches_what_is_made_meanwhile)
+        .case("another_process_with_inits_number_is_not_it", another_process_with_inits_number_is_not_it)
         .case("update_changes_limits", update_changes_limits)
         .case("bad_input_leaves_nothing", bad_input_leaves_nothing)
         .case("the_program_itself_cannot_be_overwritten", the_program_itself_cannot_be_overwritten)
@@ -49,17 +63,22 @@ fn main() -> ExitCode {
         .case("podman_drives_it", podman_drives_it)
         .run(|| async {
             let dir = paths::scratch().join("oci-command");
-            let bin = dir.join("rootfs/bin");
-            fs::create_dir_all(&bin)?;
-            for name in ["proc", "dev", "sys", "tmp", "etc"] {
-                fs::create_dir_all(dir.join("rootfs").join(name))?;
-            }
-            fs::copy("/bin/busybox", bin.join("busybox")).context("copying busybox")?;
-            for applet in ["sh", "sleep", "cat", "id", "true", "tty", "mkdir", "env", "readlink", "grep"] {
-                std::os::unix::fs::symlink("busybox", bin.join(applet))?;
-            }
+            lay_out(&dir.join("rootfs"))?;
             Ok(Shared { dir })
         })
+}
+
+fn lay_out(rootfs: &Path) -> Result<()> {
+    let bin = rootfs.join("bin");
+    fs::create_dir_all(&bin)?;
+    for name in ["proc", "dev", "sys", "tmp", "etc"] {
+        fs::create_dir_all(rootfs.join(name))?;
+    }
+    fs::copy("/bin/busybox", bin.join("busybox")).context("copying busybox")?;
+    for applet in ["sh", "sleep", "cat", "id", "true", "tty", "mkdir", "env", "readlink", "grep"] {
+        symlink("busybox", bin.join(applet))?;
+    }
+    Ok(())
 }
 
 impl Shared {
@@ -68,11 +87,17 @@ impl Shared {
     }
 
     fn oci(&self, args: &[&str]) -> Result<Output> {
+        self.oci_after(":", args)
+    }
+
+    /// The same, from a shell that has done this before.
+    fn oci_after(&self, preparation: &str, args: &[&str]) -> Result<Output> {
         // Its init would hold our pipes: what it says goes to files.
         let out = tempfile::NamedTempFile::new()?;
         let err = tempfile::NamedTempFile::new()?;
         let status = Command::new("timeout")
-            .args([LIMIT.as_ref(), Self::program()?.as_os_str()])
+            .args([LIMIT, "sh", "-c", &format!("{preparation}; exec \"$0\" \"$@\"")])
+            .arg(Self::program()?)
             .arg("--root")
             .arg(self.dir.join("state"))
             .args(args)
@@ -109,6 +134,26 @@ impl Shared {
         change(&mut spec);
         fs::write(bundle.join("config.json"), spec.to_string())?;
         Ok(bundle)
+    }
+
+    /// A root file system of its own for a container.
+    fn own_rootfs(&self, name: &str) -> Result<PathBuf> {
+        let rootfs = self.dir.join(format!("rootfs-{name}"));
+        lay_out(&rootfs)?;
+        Ok(rootfs)
+    }
+
+    /// A file that describes a process for `exec --process`: the container's with these changes.
+    fn process_file(&self, name: &str, changes: &Value) -> Result<PathBuf> {
+        let config: Value =
+            serde_json::from_str(&fs::read_to_string(self.dir.join(name).join("config.json"))?)?;
+        let mut process = config["process"].clone();
+        for (key, value) in changes.as_object().context("the changes are no object")? {
+            process[key] = value.clone();
+        }
+        let file = self.dir.join(format!("{name}-process.json"));
+        fs::write(&file, process.to_string())?;
+        Ok(file)
     }
 
     /// A container of that name that runs.
@@ -231,6 +276,125 @@ async fn exec_runs_inside_with_what_it_is_given(s: Arc<Shared>) -> Result<()> {
     Ok(())
 }
 
+async fn exec_gives_descriptors_only_when_asked(s: Arc<Shared>) -> Result<()> {
+    let _c = s.running("descriptors", |_| {})?;
+    let open = "exec 3</etc 9</etc";
+    let look = |given: &'static str, number: u8| {
+        let link = format!("/proc/self/fd/{number}");
+        s.oci_after(open, &["exec", "--preserve-fds", given, "descriptors", "readlink", &link])
+    };
+    ensure_eq!(ok(look("1", 3))?.trim(), "/etc");
+    for (given, number) in [("0", 3), ("0", 9), ("1", 9)] {
+        ensure_eq!(look(given, number)?.status.code(), Some(1));
+    }
+    for number in ["-3", "2147483647"] {
+        let flag = format!("--preserve-fds={number}");
+        ensure!(failure(s.oci(&["exec", &flag, "descriptors", "true"]))?.contains("descriptors"), "{number}");
+        let bundle = s.bundle("descriptors-none", |_| {})?;
+        let made = s.oci(&["create", &flag, "-b", text(&bundle)?, "descriptors-none"]);
+        ensure!(failure(made)?.contains("descriptors"), "{number}");
+    }
+    Ok(())
+}
+
+/// As in CVE-2024-21626.
+async fn exec_stays_in_the_root(s: Arc<Shared>) -> Result<()> {
+    let _c = s.running("cwd", |_| {})?;
+    let outside = ["exec", "--preserve-fds", "1", "--cwd", "/proc/self/fd/3", "cwd", "cat", "passwd"];
+    let said = failure(s.oci_after("exec 3</etc", &outside))?;
+    ensure!(said.contains("outside the container's root"), "{said}");
+    let bundle = s.bundle("cwd-init", |spec| spec["process"]["cwd"] = json!("/proc/self/fd/3"))?;
+    let create = ["create", "--preserve-fds", "1", "-b", text(&bundle)?, "cwd-init"];
+    failure(s.oci_after("exec 3</etc", &create))?;
+    ensure!(failure(s.oci(&["state", "cwd-init"]))?.contains("does not exist"), "it is still there");
+    Ok(())
+}
+
+async fn exec_enters_every_cgroup_or_does_not_run(s: Arc<Shared>) -> Result<()> {
+    let _c = s.running("cgroups", |_| {})?;
+    let pid_file = s.dir.join("cgroups.pid");
+    ok(s.oci(&["exec", "--detach", "--pid-file", text(&pid_file)?, "cgroups", "sleep", "1000"]))?;
+    let cgroups = |pid: &str| fs::read_to_string(format!("/proc/{pid}/cgroup"));
+    let init = s.state("cgroups")?["pid"].to_string();
+    ensure_eq!(cgroups(&fs::read_to_string(&pid_file)?)?, cgroups(&init)?);
+    for dir in cgroups_of("cgroups") {
+        let mount = dir.ancestors().nth(2).context("a cgroup has no hierarchy")?;
+        let hide = format!(
+            "exec unshare --mount sh -c 'mount -t tmpfs hides {} && exec \"$0\" \"$@\"' \"$0\" \"$@\"",
+            mount.display()
+        );
+        let said = failure(s.oci_after(&hide, &["exec", "cgroups", "true"]))?;
+        ensure!(said.contains(&format!("entering {}", dir.display())), "{}: {said}", dir.display());
+    }
+    Ok(())
+}
+
+/// As in CVE-2025-52881: what lies at `/proc` in the container is the container's.
+async fn exec_writes_nothing_through_the_containers_proc(s: Arc<Shared>) -> Result<()> {
+    let rootfs = s.own_rootfs("proc")?;
+    let _c = s.running("proc", |spec| {
+        spec["root"]["path"] = json!(rootfs);
+        spec["mounts"].as_array_mut().map(|mounts| mounts.remove(0));
+    })?;
+    let trap = rootfs.join("proc/self/oom_score_adj");
+    fs::create_dir_all(rootfs.join("proc/self"))?;
+    fs::write(&trap, "untouched")?;
+    let process = s.process_file("proc", &json!({"args": ["sleep", "1000"], "oomScoreAdj": 321}))?;
+    let pid_file = s.dir.join("proc.pid");
+    let exec = ["exec", "--detach", "--pid-file", text(&pid_file)?, "--process", text(&process)?, "proc"];
+    ok(s.oci(&exec))?;
+    ensure_eq!(fs::read_to_string(&trap)?, "untouched");
+    let pid = fs::read_to_string(&pid_file)?;
+    ensure_eq!(fs::read_to_string(format!("/proc/{pid}/oom_score_adj"))?.trim(), "321");
+    Ok(())
+}
+
+async fn exec_refuses_what_it_cannot_do(s: Arc<Shared>) -> Result<()> {
+    let _c = s.running("refuses", |_| {})?;
+    let cases = [
+        ("selinuxLabel", json!("system_u:system_r:container_t:s0")),
+        ("apparmorProfile", json!("there-is-no-such-profile")),
+        ("scheduler", json!({"policy": "SCHED_BATCH"})),
+        ("ioPriority", json!({"class": "IOPRIO_CLASS_IDLE", "priority": 0})),
+        ("execCPUAffinity", json!({"initial": "0"})),
+    ];
+    for (key, value) in cases {
+        let process = s.process_file("refuses", &json!({"args": ["true"], key: value}))?;
+        let said = failure(s.oci(&["exec", "--process", text(&process)?, "refuses"]))?;
+        ensure!(said.contains(key), "{key}: {said}");
+    }
+    Ok(())
+}
+
+async fn a_home_is_looked_up_without_waiting(s: Arc<Shared>) -> Result<()> {
+    let rootfs = s.own_rootfs("home")?;
+    let passwd = rootfs.join("etc/passwd");
+    let users = rootfs.join("etc/users");
+    fs::write(&users, "root:x:0:0::/home/root:/bin/sh\nfive:x:5:5::/srv:/bin/sh\n")?;
+    let cases = [
+        ("home-pipe", None, "HOME=/", "HOME=/"),
+        ("home-endless", Some("/dev/zero"), "HOME=/", "HOME=/"),
+        ("home-linked", Some("/etc/users"), "HOME=/home/root", "HOME=/srv"),
+    ];
+    for (name, link, of_init, of_five) in cases {
+        match link {
+            Some(target) => symlink(target, &passwd)?,
+            None => drop(cordium_tests::process::sh("mkfifo", &[text(&passwd)?])?),
+        }
+        let c = s.running(name, |spec| spec["root"]["path"] = json!(rootfs))?;
+        let has = |env: &str, home: &str| env.split(['\n', '\0']).any(|line| line == home);
+        let environ = PathBuf::from(format!("/proc/{}/environ", s.state(name)?["pid"]));
+        wait_for("its start", || Ok(fs::read_to_string(&environ)?.contains("PATH=/bin"))).await?;
+        let env = fs::read_to_string(&environ)?;
+        ensure!(has(&env, of_init), "{name}: {of_init} is not in {env:?}");
+        let env = ok(s.oci(&["exec", "--user", "5:5", name, "env"]))?;
+        ensure!(has(&env, of_five), "{name}: {of_five} is not in {env:?}");
+        drop(c);
+        fs::remove_file(&passwd)?;
+    }
+    Ok(())
+}
+
 async fn exec_joins_a_user_namespace(s: Arc<Shared>) -> Result<()> {
     let c = s.running("userns", |spec| {
         let all = json!([{"containerID": 0, "hostID": 100_000, "size": 1000}]);
@@ -329,6 +493,72 @@ async fn pause_freezes_and_kill_thaws(s: Arc<Shared>) -> Result<()> {
     wait_for("its end", || Ok(s.state("pause")?["status"] == "stopped")).await
 }
 
+/// Chains of processes of which each makes the next one and ends: whoever lists them and then kills misses some.
+async fn kill_all_reaches_what_is_made_meanwhile(s: Arc<Shared>) -> Result<()> {
+    let rootfs = s.own_rootfs("relay")?;
+    let relay = rootfs.join("bin/relay");
+    fs::write(&relay, "#!/bin/sh\n/bin/sleep 0.01\n/bin/relay &\n")?;
+    fs::set_permissions(&relay, fs::Permissions::from_mode(0o755))?;
+    let make = |name: &str| -> Result<Running<'_>> {
+        let c = s.running(name, |spec| {
+            spec["root"]["path"] = json!(rootfs);
+            spec["process"]["args"] = json!([
+                "sh",
+                "-c",
+                "for n in 1 2 3 4 5 6 7 8; do for m in 1 2 3 4 5; do relay & done; done; sleep 1000"
+            ]);
+            spec["linux"]["resources"] = json!({"pids": {"limit": 3000}});
+            // Without a pid namespace the end of init is not the end of the others.
+            if let Some(list) = spec["linux"]["namespaces"].as_array_mut() {
+                list.retain(|namespace| namespace["type"] != "pid");
+            }
+        })?;
+        Ok(c)
+    };
+    let members = |name: &str| -> usize {
+        let procs = cgroups_of(name).into_iter().map(|dir| fs::read_to_string(dir.join("cgroup.procs")));
+        procs.map(|text| text.map_or(0, |text| text.lines().count())).max().unwrap_or(0)
+    };
+    for signal in ["KILL", "TERM"] {
+        let name = format!("relay-{}", signal.to_lowercase());
+        let _c = make(&name)?;
+        wait_for("the relay's start", || Ok(members(&name) > 5)).await?;
+        ok(s.oci(&["kill", "--all", &name, signal]))?;
+        wait_for("the end of all", || Ok(members(&name) == 0)).await?;
+    }
+    let c = make("relay-delete")?;
+    wait_for("the relay's start", || Ok(members("relay-delete") > 5)).await?;
+    // Init alone: the container is stopped, and the others go on.
+    ok(s.oci(&["kill", "relay-delete", "KILL"]))?;
+    wait_for("the end of init", || Ok(s.state("relay-delete")?["status"] == "stopped")).await?;
+    ok(s.oci(&["delete", "relay-delete"]))?;
+    ensure_eq!(cgroups_of("relay-delete"), Vec::<PathBuf>::new());
+    drop(c);
+    Ok(())
+}
+
+/// Numbers are given again: what has init's later is not to be signalled or entered.
+async fn another_process_with_inits_number_is_not_it(s: Arc<Shared>) -> Result<()> {
+    let _c = s.running("number", |_| {})?;
+    let mut stranger = Command::new("sleep").arg("1000").spawn()?;
+    let outcome = (|| {
+        let file = s.dir.join("state/number/state.json");
+        let mut state: Value = serde_json::from_str(&fs::read_to_string(&file)?)?;
+        state["pid"] = json!(stranger.id());
+        fs::write(&file, state.to_string())?;
+        ensure_eq!(s.state("number")?["status"], "stopped");
+        ensure!(failure(s.oci(&["kill", "number", "KILL"]))?.contains("stopped"), "it was signalled");
+        ensure!(failure(s.oci(&["exec", "number", "true"]))?.contains("stopped"), "it was entered");
+        ok(s.oci(&["delete", "number"]))?;
+        ensure_eq!(stranger.try_wait()?, None);
+        ensure_eq!(cgroups_of("number"), Vec::<PathBuf>::new());
+        Ok(())
+    })();
+    stranger.kill()?;
+    stranger.wait()?;
+    outcome
+}
+
 async fn update_changes_limits(s: Arc<Shared>) -> Result<()> {
     let _c = s.running("update", |_| {})?;
     ok(s.oci(&["update", "--pids-limit", "77", "--memory", "67108864", "update"]))?;
@@ -345,12 +575,14 @@ async fn update_changes_limits(s: Arc<Shared>) -> Result<()> {
 
 async fn bad_input_leaves_nothing(s: Arc<Shared>) -> Result<()> {
     type Change = fn(&mut Value);
-    let cases: [(&str, Change, &str); 8] = [
+    let cases: [(&str, Change, &str); 10] = [
         ("no-program", |spec| spec["process"]["args"] = json!(["nothing"]), "not found in PATH"),
         ("no-args", |spec| spec["process"]["args"] = json!([]), "process.args"),
         ("no-root", |spec| spec["root"] = Value::Null, "root"),
         ("root-is-not-there", |spec| spec["root"]["path"] = json!("/no/such/dir"), "No such file"),
         ("relative-cwd", |spec| spec["process"]["cwd"] = json!("tmp"), "cwd"),
+        ("cgroup-root", |spec| spec["linux"]["cgroupsPath"] = json!("/"), "cgroupsPath"),
+        ("cgroup-up", |spec| spec["linux"]["cgroupsPath"] = json!("/a/../.."), "cgroupsPath"),
         ("capability", |spec| spec["process"]["capabilities"]["bounding"] = json!(["CAP_NONE"]), "CAP_NONE"),
         (
             "notify",
@@ -404,18 +636,21 @@ async fn the_program_itself_cannot_be_overwritten(s: Arc<Shared>) -> Result<()> 
 }
 
 async fn a_hook_that_fails_late_is_a_warning(s: Arc<Shared>) -> Result<()> {
+    let (after_start, after_stop) = (s.dir.join("hooks.start"), s.dir.join("hooks.stop"));
     let bundle = s.bundle("hooks", |spec| {
-        let gone = json!([{"path": "/no/such/program"}]);
-        spec["hooks"] = json!({"poststart": gone, "poststop": gone});
+        let hooks = |file: &Path| json!([{"path": "/no/such/program"}, {"path": "/bin/touch", "args": ["touch", file]}]);
+        spec["hooks"] = json!({"poststart": hooks(&after_start), "poststop": hooks(&after_stop)});
     })?;
     ok(s.oci(&["create", "-b", text(&bundle)?, "hooks"]))?;
     let started = s.oci(&["start", "hooks"])?;
     ensure!(String::from_utf8_lossy(&started.stderr).contains("poststart"), "no warning: {started:?}");
     ok(Ok(started))?;
     ensure_eq!(s.state("hooks")?["status"], "running");
+    ensure!(after_start.exists() && !after_stop.exists(), "the hook after one that failed was not run");
     let deleted = s.oci(&["delete", "--force", "hooks"])?;
     ensure!(String::from_utf8_lossy(&deleted.stderr).contains("poststop"), "no warning: {deleted:?}");
     ok(Ok(deleted))?;
+    ensure!(after_stop.exists(), "the hook after one that failed was not run");
     ensure!(failure(s.oci(&["state", "hooks"]))?.contains("does not exist"), "is still there");
     Ok(())
 }

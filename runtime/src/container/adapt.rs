@@ -11,15 +11,20 @@ pub(super) struct Adapted {
     pub(super) spec: Spec,
     /// Held only until the seccomp filters are loaded, which needs it unless `no_new_privs` is on.
     pub(super) borrowed: Vec<Capability>,
+    /// The program's HOME is to be looked up in the container: what `spec` has for it only holds its place.
+    pub(super) without_home: bool,
     /// Whether `spec` differs from the bundle's.
     pub(super) changed: bool,
 }
 
 /// - Without `linux.cgroupsPath`, libcontainer hands a container with a user namespace to systemd: name a path.
 /// - Loading seccomp filters without `no_new_privs` needs CAP_SYS_ADMIN at the end of init: lend it.
+/// - Without HOME, libcontainer asks libc for it once inside, which may load libraries that the image names
+///   (`/etc/nsswitch.conf`) into our program, unfiltered, and wait for a pipe in the place of `/etc/passwd`: name one.
 pub(super) fn adapt(mut spec: Spec, id: &str, bundle: &Path) -> Adapted {
     let borrowed = if lacks_sys_admin(&spec) { vec![Capability::CAP_SYS_ADMIN] } else { vec![] };
-    let mut changed = !borrowed.is_empty();
+    let without_home = hold_place_of_home(&mut spec);
+    let mut changed = !borrowed.is_empty() || without_home;
     if !borrowed.is_empty() {
         lend_sys_admin(&mut spec);
     }
@@ -34,7 +39,19 @@ pub(super) fn adapt(mut spec: Spec, id: &str, bundle: &Path) -> Adapted {
         // The changed spec lies in another directory, and a relative root is relative to the bundle.
         root.set_path(bundle.join(root.path()));
     }
-    Adapted { spec, borrowed, changed }
+    Adapted { spec, borrowed, without_home, changed }
+}
+
+fn hold_place_of_home(spec: &mut Spec) -> bool {
+    let Some(process) = spec.process_mut() else { return false };
+    let mut env = process.env().clone().unwrap_or_default();
+    let last = env.iter().filter_map(|entry| entry.strip_prefix("HOME=")).next_back();
+    if last.is_some_and(|home| !home.is_empty()) {
+        return false;
+    }
+    env.push("HOME=/".to_owned());
+    process.set_env(Some(env));
+    true
 }
 
 fn lacks_sys_admin(spec: &Spec) -> bool {
@@ -66,7 +83,7 @@ mod tests {
     use serde_json::{Value, json};
 
     fn spec(process: Value, linux: Value) -> Spec {
-        let mut whole = json!({"ociVersion": "1.2.0", "root": {"path": "rootfs"}, "process": {"cwd": "/", "user": {"uid": 0, "gid": 0}, "args": ["true"]}, "linux": linux});
+        let mut whole = json!({"ociVersion": "1.2.0", "root": {"path": "rootfs"}, "process": {"cwd": "/", "user": {"uid": 0, "gid": 0}, "args": ["true"], "env": ["HOME=/root"]}, "linux": linux});
         whole["process"].as_object_mut().unwrap().extend(process.as_object().unwrap().clone());
         serde_json::from_value(whole).unwrap()
     }
@@ -76,6 +93,18 @@ mod tests {
         let adapted = adapt(spec(json!({}), json!({"cgroupsPath": "/x"})), "c", Path::new("/b"));
         assert!(!adapted.changed && adapted.borrowed.is_empty());
         assert_eq!(adapted.spec.root().as_ref().unwrap().path(), Path::new("rootfs"));
+    }
+
+    #[test]
+    fn a_home_that_is_missing_is_held_a_place() {
+        for env in [json!([]), json!(["A=1"]), json!(["HOME="]), json!(["HOME=/a", "HOME="])] {
+            let adapted =
+                adapt(spec(json!({"env": env}), json!({"cgroupsPath": "/x"})), "c", Path::new("/b"));
+            assert!(adapted.without_home && adapted.changed, "{env}");
+            let env = adapted.spec.process().as_ref().unwrap().env().clone().unwrap();
+            assert_eq!(env.last().unwrap(), "HOME=/");
+            assert_eq!(adapted.spec.root().as_ref().unwrap().path(), Path::new("/b/rootfs"));
+        }
     }
 
     #[test]

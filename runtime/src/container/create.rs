@@ -2,6 +2,7 @@
 
 use std::{
     fs, io,
+    ops::RangeInclusive,
     path::{Path, PathBuf},
 };
 
@@ -14,14 +15,18 @@ use oci_spec::runtime::Spec;
 
 use super::{
     adapt::{Adapted, adapt},
+    cgroups::below_root,
     error::{ContainerError, chain},
     executor::ProgramExecutor,
-    seccomp,
+    identity, late_hooks, seccomp,
     store::{OpenContainer, Store},
 };
 
 /// The largest `config.json` that is read.
 const MAX_CONFIG: u64 = 8 << 20;
+
+/// How many descriptors a program may be given beside the standard ones.
+pub(super) const PRESERVED: RangeInclusive<i32> = 0..=1024;
 
 /// What `create` is asked for.
 #[derive(Debug)]
@@ -45,6 +50,10 @@ pub fn create(store: &Store, request: &Create<'_>) -> Result<OpenContainer, Cont
     let config = bundle.join("config.json");
     let adapted = adapt(read_config(&config)?, request.id, &bundle);
     check(&adapted.spec, &config)?;
+    if !PRESERVED.contains(&request.preserve_fds) {
+        let reason = "the number of descriptors to preserve is not in 0 to 1024".to_owned();
+        return Err(ContainerError::Create { id: request.id.to_owned(), reason });
+    }
     if dir.exists() {
         return Err(ContainerError::Exists(request.id.to_owned()));
     }
@@ -52,7 +61,8 @@ pub fn create(store: &Store, request: &Create<'_>) -> Result<OpenContainer, Cont
         Some(profile) => seccomp::compile(profile)?,
         None => vec![],
     };
-    let executor = ProgramExecutor { filters, borrowed: adapted.borrowed.clone() };
+    let executor =
+        ProgramExecutor { filters, borrowed: adapted.borrowed.clone(), without_home: adapted.without_home };
     let changed = adapted.changed.then(|| ChangedBundle::write(store, request.id, &adapted)).transpose()?;
     let given = changed.as_ref().map_or(bundle.as_path(), |changed| &changed.0);
     let built = build(store, request, given, executor);
@@ -60,8 +70,16 @@ pub fn create(store: &Store, request: &Create<'_>) -> Result<OpenContainer, Cont
     match built {
         Ok(mut container) => {
             container.state.bundle = bundle;
-            let id = request.id.to_owned();
-            container.save().map_err(|source| ContainerError::State { id, source })?;
+            let init = container.pid().map(|pid| nix::unistd::Pid::from_raw(pid.as_raw()));
+            let recorded = init.map_or(Ok(()), |init| identity::record(&dir, init));
+            let saved = recorded
+                .map_err(LibcontainerError::OtherIO)
+                .and_then(|()| late_hooks::keep(&dir))
+                .and_then(|()| container.save());
+            if let Err(source) = saved {
+                discard(&dir);
+                return Err(ContainerError::State { id: request.id.to_owned(), source });
+            }
             Ok(OpenContainer { inner: container })
         }
         Err(error) => {
@@ -128,8 +146,12 @@ fn check(spec: &Spec, config: &Path) -> Result<(), ContainerError> {
     if spec.root().is_none() {
         return refuse("root: is needed");
     }
-    if spec.linux().is_none() {
+    let Some(linux) = spec.linux() else {
         return refuse("linux: is needed; containers of other systems are not supported");
+    };
+    // Whoever is in a container's cgroups is killed with it.
+    if linux.cgroups_path().as_ref().is_some_and(|path| below_root(path).is_none()) {
+        return refuse("linux.cgroupsPath: must name a cgroup below the root, without `..`");
     }
     if process.selinux_label().as_ref().is_some_and(|label| !label.is_empty()) {
         return refuse("process.selinuxLabel: is not supported");

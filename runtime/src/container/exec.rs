@@ -13,7 +13,7 @@ use std::{
         fd::{IntoRawFd, OwnedFd},
         unix::fs::MetadataExt,
     },
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use libcontainer::{container::ContainerStatus, syscall::syscall::create_syscall, tty};
@@ -24,11 +24,11 @@ use nix::{
     unistd::{self, Pid},
 };
 use oci_spec::runtime::Process;
-use rustix::process::{PidfdFlags, pidfd_open};
 use seccompiler::BpfProgram;
 
 use super::{
-    create::{read_bounded, read_config},
+    cgroups::Cgroups,
+    create::{PRESERVED, read_bounded, read_config},
     error::ContainerError,
     process::{self, Failed},
     seccomp,
@@ -86,6 +86,7 @@ impl OpenContainer {
 /// Runs a process in the container, which is then a child of the caller. Its seccomp filters are the container's.
 pub fn exec(container: &OpenContainer, request: &Exec<'_>) -> Result<Executed, ContainerError> {
     let init = container.need("exec", "running", &[ContainerStatus::Running])?;
+    check(container, request)?;
     let error = |failed: Failed| ContainerError::Exec {
         id: container.id(),
         step: failed.step,
@@ -96,7 +97,7 @@ pub fn exec(container: &OpenContainer, request: &Exec<'_>) -> Result<Executed, C
         Some(profile) => seccomp::compile(profile)?,
         None => vec![],
     };
-    let entry = Entry::open(init).map_err(error)?;
+    let entry = Entry::open(container, init).map_err(error)?;
     let console = request.console_socket.map(|path| connect(container, path)).transpose().map_err(error)?;
     if request.process.terminal() == Some(true) && console.is_none() {
         return Err(error(Failed::new("making a terminal", "a console socket is needed to hand it over")));
@@ -110,19 +111,40 @@ pub fn exec(container: &OpenContainer, request: &Exec<'_>) -> Result<Executed, C
     Ok(Executed { pid })
 }
 
+/// What is asked for and cannot be done is refused, as `create` does.
+fn check(container: &OpenContainer, request: &Exec<'_>) -> Result<(), ContainerError> {
+    let process = request.process;
+    let refuse = |reason: &str| {
+        let step = "looking at what is asked for".to_owned();
+        Err(ContainerError::Exec { id: container.id(), step, reason: reason.to_owned() })
+    };
+    if process.selinux_label().as_ref().is_some_and(|label| !label.is_empty()) {
+        return refuse("process.selinuxLabel: is not supported");
+    }
+    if process.scheduler().is_some() || process.io_priority().is_some() {
+        return refuse("process.scheduler and process.ioPriority: are for init only");
+    }
+    if process.exec_cpu_affinity().is_some() {
+        return refuse("process.execCPUAffinity: is not supported");
+    }
+    if !PRESERVED.contains(&request.preserve_fds) {
+        return refuse("the number of descriptors to preserve is not in 0 to 1024");
+    }
+    Ok(())
+}
+
 /// What is needed to go where init is, opened before anything changes.
 struct Entry {
     pidfd: OwnedFd,
     flags: CloneFlags,
-    cgroups: Vec<PathBuf>,
+    cgroups: Cgroups,
 }
 
 impl Entry {
-    fn open(init: Pid) -> Result<Self, Failed> {
+    fn open(container: &OpenContainer, init: Pid) -> Result<Self, Failed> {
         let step = "finding the container's namespaces";
-        let handle =
-            rustix::process::Pid::from_raw(init.as_raw()).ok_or_else(|| Failed::new(step, "no pid"))?;
-        let pidfd = pidfd_open(handle, PidfdFlags::empty()).map_err(|e| Failed::new(step, e))?;
+        let pidfd = container.open_init(init).map_err(|e| Failed::new(step, e))?;
+        let cgroups_path = container.cgroups_path().map_err(|e| Failed::new(step, e))?;
         let mut flags = CloneFlags::empty();
         for (name, flag) in NAMESPACES {
             let inode = |who: &str| fs::metadata(format!("/proc/{who}/ns/{name}")).map(|m| m.ino());
@@ -132,36 +154,8 @@ impl Entry {
                 flags |= flag;
             }
         }
-        Ok(Self { pidfd, flags, cgroups: cgroups(init)? })
+        Ok(Self { pidfd, flags, cgroups: Cgroups::open(init, &cgroups_path)? })
     }
-}
-
-/// The `cgroup.procs` files of a process, in every mounted hierarchy.
-fn cgroups(pid: Pid) -> Result<Vec<PathBuf>, Failed> {
-    let step = "finding the container's cgroups";
-    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).map_err(|e| Failed::new(step, e))?;
-    let mounts = fs::read_to_string("/proc/self/mountinfo").map_err(|e| Failed::new(step, e))?;
-    let dirs = text.lines().filter_map(|line| {
-        let mut fields = line.splitn(3, ':');
-        let (_, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
-        let mount = mount_of(&mounts, controllers)?;
-        Some(mount.join(path.trim_start_matches('/')).join("cgroup.procs"))
-    });
-    Ok(dirs.filter(|path| path.exists()).collect())
-}
-
-/// Where a hierarchy is mounted: the unified one has no controllers in its name.
-fn mount_of(mountinfo: &str, controllers: &str) -> Option<PathBuf> {
-    mountinfo.lines().find_map(|line| {
-        let (left, right) = line.split_once(" - ")?;
-        let mut right = right.split(' ');
-        let (kind, _source, options) = (right.next()?, right.next()?, right.next()?);
-        let matches = match controllers {
-            "" => kind == "cgroup2",
-            names => kind == "cgroup" && names.split(',').all(|name| options.split(',').any(|o| o == name)),
-        };
-        matches.then(|| left.split(' ').nth(4)).flatten().map(PathBuf::from)
-    })
 }
 
 fn connect(container: &OpenContainer, socket: &Path) -> Result<OwnedFd, Failed> {
@@ -186,8 +180,6 @@ fn enter(entry: Entry, inside: Inside<'_>) -> Result<Pid, Failed> {
     let fail = |e: nix::Error| Failed::new("starting the process", e);
     // The process outlives the joiner; it is to be this process's child then.
     prctl::set_child_subreaper(true).map_err(fail)?;
-    // Until `execve` nobody inside may look at what is still the caller's program.
-    prctl::set_dumpable(false).map_err(fail)?;
     let (pid_reader, pid_writer) = unistd::pipe2(OFlag::O_CLOEXEC).map_err(fail)?;
     let (reason_reader, reason_writer) = unistd::pipe2(OFlag::O_CLOEXEC).map_err(fail)?;
     let joiner = sys::fork_child(|| {
@@ -220,17 +212,21 @@ fn enter(entry: Entry, inside: Inside<'_>) -> Result<Pid, Failed> {
     Err(Failed::new(step, reason))
 }
 
-fn join(entry: Entry, inside: Inside<'_>, mut pid_writer: fs::File, reason: &fs::File) -> Result<(), Failed> {
+/// Everything that goes by a path of the machine's comes first: from `setns` on every path is the container's.
+fn join(
+    mut entry: Entry,
+    inside: Inside<'_>,
+    mut pid_writer: fs::File,
+    reason: &fs::File,
+) -> Result<(), Failed> {
     let step = "joining the container";
-    let own = unistd::getpid().to_string();
-    for procs in &entry.cgroups {
-        // An ordinary user may not own all of them; one that holds limits must be entered.
-        if let Err(error) = fs::write(procs, &own)
-            && unistd::geteuid().is_root()
-        {
-            return Err(Failed::new(format!("entering {}", procs.display()), error));
-        }
+    entry.cgroups.enter()?;
+    if let Some(score) = inside.process.oom_score_adj() {
+        process::set_oom_score(score)?;
     }
+    // Until `execve` nobody inside may look at what is still the caller's program. Not before: an ordinary user could not
+    // write the score then.
+    prctl::set_dumpable(false).map_err(|e| Failed::new(step, e))?;
     setns(&entry.pidfd, entry.flags).map_err(|e| Failed::new(step, e))?;
     let mut reason = reason.try_clone().map_err(|e| Failed::new(step, e))?;
     let child = sys::fork_child(move || {
@@ -255,22 +251,5 @@ fn run(inside: Inside<'_>) -> Failed {
     match started() {
         Ok(()) => process::become_process(inside.process, &inside.filters),
         Err(failed) => failed,
-    }
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn hierarchies_are_found_where_they_are_mounted() {
-        let mounts = "30 29 0:26 / /sys/fs/cgroup/cpu rw,relatime - cgroup cgroup rw,cpu,cpuacct\n\
-                      31 29 0:27 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n\
-                      32 29 0:28 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd\n";
-        assert_eq!(mount_of(mounts, "cpu,cpuacct").unwrap(), Path::new("/sys/fs/cgroup/cpu"));
-        assert_eq!(mount_of(mounts, "").unwrap(), Path::new("/sys/fs/cgroup/unified"));
-        assert_eq!(mount_of(mounts, "name=systemd").unwrap(), Path::new("/sys/fs/cgroup/systemd"));
-        assert_eq!(mount_of(mounts, "memory"), None);
     }
 }

@@ -13,11 +13,15 @@
 //! Everything here must run in a process with one thread: namespaces are joined and processes forked.
 
 mod adapt;
+mod cgroups;
 mod create;
 mod error;
 mod exec;
 mod executor;
 mod features;
+mod identity;
+mod kill;
+mod late_hooks;
 mod process;
 mod seccomp;
 mod store;

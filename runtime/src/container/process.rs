@@ -2,20 +2,29 @@
 
 use std::{
     ffi::CString,
-    fmt,
-    os::unix::fs::PermissionsExt,
+    fmt, fs,
+    io::{self, Read, Write},
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
 use caps::{CapSet, Capability};
+use libcontainer::apparmor;
 use nix::{
-    sys::{prctl, resource, stat},
+    sys::{
+        prctl, resource, stat,
+        statfs::{PROC_SUPER_MAGIC, fstatfs},
+    },
     unistd::{self, Gid, Uid},
 };
 use oci_spec::runtime::{Capability as SpecCapability, PosixRlimit, PosixRlimitType, Process};
 use seccompiler::BpfProgram;
 
+use super::error::chain;
 use crate::sys;
+
+/// The largest `/etc/passwd` that a home directory is looked up in.
+const MAX_PASSWD: u64 = 1 << 20;
 
 /// A step that failed, and why.
 #[derive(Debug)]
@@ -38,14 +47,19 @@ impl fmt::Display for Failed {
 
 /// Everything between being in the container and `execve`: limits, ids, capabilities, filters. Returns only on failure.
 pub(super) fn become_process(process: &Process, filters: &[BpfProgram]) -> Failed {
-    let mut env = process.env().clone().unwrap_or_default();
-    if !env.iter().any(|entry| entry.starts_with("HOME=")) {
-        env.push(format!("HOME={}", home(process.user().uid())));
-    }
     let args = process.args().as_deref().unwrap_or_default();
     // Under the filters nothing but `execve` may be counted on.
     let ready = prepare(process).and_then(|()| {
+        let mut env = process.env().clone().unwrap_or_default();
+        if !env.iter().any(|entry| entry.starts_with("HOME=")) {
+            env.push(format!("HOME={}", home(process.user().uid())));
+        }
         let program = Program::find(args, &env)?;
+        // Through a procfs of its own, not the container's.
+        if let Some(profile) = process.apparmor_profile() {
+            apparmor::apply_profile(profile)
+                .map_err(|e| Failed::new("setting apparmorProfile", chain(&e)))?;
+        }
         set_capabilities(process, filters)?;
         Ok(program)
     });
@@ -60,10 +74,6 @@ pub(super) fn become_process(process: &Process, filters: &[BpfProgram]) -> Faile
 fn prepare(process: &Process) -> Result<(), Failed> {
     for limit in process.rlimits().as_deref().unwrap_or_default() {
         set_rlimit(limit)?;
-    }
-    if let Some(score) = process.oom_score_adj() {
-        std::fs::write("/proc/self/oom_score_adj", score.to_string())
-            .map_err(|e| Failed::new("setting oomScoreAdj", e))?;
     }
     if process.no_new_privileges() == Some(true) {
         prctl::set_no_new_privs().map_err(|e| Failed::new("setting noNewPrivileges", e))?;
@@ -86,7 +96,31 @@ fn prepare(process: &Process) -> Result<(), Failed> {
         unistd::chdir(process.cwd())
             .map_err(|e| Failed::new(format!("entering {}", process.cwd().display()), e))?;
     }
-    Ok(())
+    stay_inside()
+}
+
+/// A working directory can be outside the root, if the way there was a descriptor of the machine's (CVE-2024-21626).
+///
+/// The kernel's own words are needed: libc answers a path that cannot be reached by looking for it itself.
+pub(super) fn stay_inside() -> Result<(), Failed> {
+    let step = "looking where the working directory is";
+    let cwd = rustix::process::getcwd(Vec::new()).map_err(|e| Failed::new(step, e))?;
+    if cwd.to_bytes().starts_with(b"/") {
+        return Ok(());
+    }
+    Err(Failed::new(step, "it is outside the container's root"))
+}
+
+/// How readily the kernel kills this process when memory runs out, and those that it makes.
+///
+/// To be called outside the container: there `/proc` may be anything, and lead the write elsewhere (CVE-2025-52881).
+pub(super) fn set_oom_score(score: i32) -> Result<(), Failed> {
+    let fail = |e: io::Error| Failed::new("setting oomScoreAdj", e);
+    let mut file = fs::OpenOptions::new().write(true).open("/proc/self/oom_score_adj").map_err(fail)?;
+    if fstatfs(&file).map_err(|e| fail(e.into()))?.filesystem_type() != PROC_SUPER_MAGIC {
+        return Err(Failed::new("setting oomScoreAdj", "/proc is not procfs"));
+    }
+    file.write_all(score.to_string().as_bytes()).map_err(fail)
 }
 
 /// Filters need CAP_SYS_ADMIN or `no_new_privs`; where neither is to stay, the former is given up last.
@@ -196,11 +230,11 @@ impl Program {
     }
 }
 
-/// A name without a slash is looked for in the PATH that the process itself is given.
+/// A name without a slash is looked for in the PATH that the process itself is given, and never in the working directory.
 pub(super) fn find_program(name: &str, env: &[String]) -> Result<PathBuf, Failed> {
     let step = || format!("finding {name:?}");
     let usable = |path: &Path| {
-        let metadata = std::fs::metadata(path)?;
+        let metadata = fs::metadata(path)?;
         let executable = metadata.is_file() && metadata.permissions().mode() & 0o111 != 0;
         if executable { Ok(()) } else { Err(std::io::Error::from(std::io::ErrorKind::PermissionDenied)) }
     };
@@ -209,16 +243,34 @@ pub(super) fn find_program(name: &str, env: &[String]) -> Result<PathBuf, Failed
         return usable(&path).map(|()| path).map_err(|e| Failed::new(step(), e));
     }
     let path = env.iter().find_map(|entry| entry.strip_prefix("PATH=")).unwrap_or_default();
-    let found = path.split(':').map(|dir| Path::new(dir).join(name)).find(|path| usable(path).is_ok());
+    let found = path.split(':').filter(|dir| dir.starts_with('/')).map(|dir| Path::new(dir).join(name));
+    let found = found.into_iter().find(|path| usable(path).is_ok());
     found.ok_or_else(|| Failed::new(step(), format!("executable file not found in PATH ({path:?})")))
 }
 
-/// As `/etc/passwd` in the container has it.
-fn home(uid: u32) -> String {
-    let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+/// As `/etc/passwd` in the container has it; `/` where that cannot be told.
+pub(super) fn home(uid: u32) -> String {
+    let passwd = read_regular(Path::new("/etc/passwd")).unwrap_or_default();
+    let passwd = String::from_utf8_lossy(&passwd);
     let entry = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>());
     let mut homes = entry.filter(|fields| fields.len() >= 6 && fields[2].parse() == Ok(uid));
     homes.next().map_or_else(|| "/".to_owned(), |fields| fields[5].to_owned())
+}
+
+/// A file that the image may have replaced by anything: a pipe does not make it wait, nor a device without an end. Links are
+/// followed, since the root is the container's already.
+fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
+    let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+    let file = fs::OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("not a regular file"));
+    }
+    let mut text = Vec::new();
+    file.take(MAX_PASSWD + 1).read_to_end(&mut text)?;
+    if text.len() as u64 > MAX_PASSWD {
+        return Err(io::Error::other(format!("larger than {} MiB", MAX_PASSWD >> 20)));
+    }
+    Ok(text)
 }
 
 #[cfg(test)]
@@ -241,5 +293,29 @@ mod tests {
         assert_eq!(find_program("/bin/sh", &[]).unwrap(), Path::new("/bin/sh"));
         assert!(find_program("/etc/passwd", &[]).is_err(), "not executable");
         assert!(find_program("/tmp", &[]).is_err(), "a directory");
+    }
+
+    #[test]
+    fn programs_are_not_looked_for_from_the_working_directory_on() {
+        let depth = std::env::current_dir().unwrap().components().count();
+        let relative = format!("{}bin", "../".repeat(depth));
+        assert!(Path::new(&relative).join("sh").exists());
+        assert!(find_program("sh", &[format!("PATH={relative}")]).is_err());
+        assert!(find_program("sh", &[format!("PATH={relative}:/bin")]).is_ok());
+    }
+
+    #[test]
+    fn only_a_plain_file_of_a_sane_size_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, fifo, link) = (dir.path().join("file"), dir.path().join("fifo"), dir.path().join("link"));
+        fs::write(&file, "text").unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        assert_eq!(read_regular(&link).unwrap(), b"text");
+        nix::unistd::mkfifo(&fifo, stat::Mode::S_IRWXU).unwrap();
+        for other in [&fifo, Path::new("/dev/zero"), dir.path()] {
+            assert!(read_regular(other).is_err(), "{}", other.display());
+        }
+        fs::File::create(&file).unwrap().set_len(MAX_PASSWD + 1).unwrap();
+        assert!(read_regular(&file).unwrap_err().to_string().contains("1 MiB"));
     }
 }

@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     fs, io,
-    os::unix::fs::DirBuilderExt,
+    os::{fd::OwnedFd, unix::fs::DirBuilderExt},
     path::{Path, PathBuf},
 };
 
@@ -14,9 +14,13 @@ use libcontainer::{
 };
 use nix::{sys::signal::Signal, unistd::Pid};
 use oci_spec::runtime::LinuxResources;
+use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
 use serde::Serialize;
 
-use super::error::{ContainerError, chain};
+use super::{
+    error::{ContainerError, chain},
+    identity, late_hooks,
+};
 
 /// The containers below one state directory.
 #[derive(Debug, Clone)]
@@ -71,8 +75,14 @@ impl Store {
         if !dir.exists() {
             return Err(ContainerError::Unknown(id.to_owned()));
         }
-        let inner =
-            Container::load(dir).map_err(|source| ContainerError::State { id: id.to_owned(), source })?;
+        let fail = |source: LibcontainerError| ContainerError::State { id: id.to_owned(), source };
+        let mut inner = Container::load(dir.clone()).map_err(fail)?;
+        if let Some(pid) = inner.pid() {
+            let same = identity::is_recorded(&dir, Pid::from_raw(pid.as_raw()));
+            if !same.map_err(|e| fail(LibcontainerError::OtherIO(e)))? {
+                inner.set_status(ContainerStatus::Stopped);
+            }
+        }
         Ok(OpenContainer { inner })
     }
 
@@ -125,7 +135,20 @@ impl OpenContainer {
         })
     }
 
-    fn act(&self, action: &'static str) -> impl Fn(&dyn std::error::Error) -> ContainerError + use<> {
+    /// A handle on init, which stays on it when it ends and its number is given to another process.
+    pub(super) fn open_init(&self, pid: Pid) -> io::Result<OwnedFd> {
+        let handle = rustix::process::Pid::from_raw(pid.as_raw()).ok_or(rustix::io::Errno::SRCH)?;
+        let handle = pidfd_open(handle, PidfdFlags::empty())?;
+        if identity::is_recorded(&self.inner.root, pid)? {
+            return Ok(handle);
+        }
+        Err(rustix::io::Errno::SRCH.into())
+    }
+
+    pub(super) fn act(
+        &self,
+        action: &'static str,
+    ) -> impl Fn(&dyn std::error::Error) -> ContainerError + use<> {
         let id = self.id();
         move |error| ContainerError::Act { id: id.clone(), action, reason: chain(error) }
     }
@@ -134,14 +157,10 @@ impl OpenContainer {
     pub fn start(&mut self) -> Result<(), ContainerError> {
         self.need("start", "created", &[ContainerStatus::Created])?;
         let id = self.id();
-        match self.inner.start() {
-            // It runs already.
-            Err(error @ LibcontainerError::Hook(_)) => {
-                tracing::warn!("container {id:?}: a poststart hook failed: {}", chain(&error));
-                Ok(())
-            }
-            started => started.map_err(|e| ContainerError::Start { id, reason: chain(&e) }),
-        }
+        self.inner.start().map_err(|e| ContainerError::Start { id, reason: chain(&e) })?;
+        let (dir, state) = (&self.inner.root, &self.inner.state);
+        late_hooks::run("poststart", late_hooks::kept(dir).poststart().as_ref(), state, Some(dir));
+        Ok(())
     }
 
     /// Sends a signal to the container's init, or to every process in it.
@@ -152,28 +171,15 @@ impl OpenContainer {
         }
         let pid = self.need("kill", "created, running or paused", &[Created, Running, Paused])?;
         let paused = self.inner.status() == Paused;
-        match nix::sys::signal::kill(pid, signal) {
-            Ok(()) | Err(nix::errno::Errno::ESRCH) => {}
-            Err(e) => {
+        match self.open_init(pid).and_then(|init| send(&init, signal)) {
+            Err(e) if e.raw_os_error() != Some(libc::ESRCH) => {
                 let signal = signal.to_string();
-                return Err(ContainerError::Kill { id: self.id(), signal, source: e.into() });
+                return Err(ContainerError::Kill { id: self.id(), signal, source: e });
             }
+            _ => {}
         }
         // A frozen process dies only when it thaws.
         if paused && signal == Signal::SIGKILL { self.resume() } else { Ok(()) }
-    }
-
-    fn kill_all(&self, signal: Signal) -> Result<(), ContainerError> {
-        let fail = self.act("kill --all");
-        let manager = self.cgroups()?;
-        let pids = manager.get_all_pids().map_err(|e| fail(&e))?;
-        for pid in pids {
-            match nix::sys::signal::kill(Pid::from_raw(pid.as_raw()), signal) {
-                Ok(()) | Err(nix::errno::Errno::ESRCH) => {}
-                Err(e) => return Err(fail(&e)),
-            }
-        }
-        Ok(())
     }
 
     pub fn pause(&mut self) -> Result<(), ContainerError> {
@@ -201,19 +207,19 @@ impl OpenContainer {
     /// Removes a stopped container; with `force` one that runs is killed first.
     pub fn delete(&mut self, force: bool) -> Result<(), ContainerError> {
         let fail = self.act("delete");
-        if force && self.inner.status() == ContainerStatus::Paused {
-            self.kill(Signal::SIGKILL, false)?;
-        } else if !force {
+        if !force {
             self.need_stopped()?;
         }
-        match self.inner.delete(force) {
-            // They are run last; what is left is the state.
-            Err(error @ LibcontainerError::Hook(_)) => {
-                tracing::warn!("container {:?}: a poststop hook failed: {}", self.id(), chain(&error));
-                fs::remove_dir_all(&self.inner.root).map_err(|e| fail(&e))
-            }
-            deleted => deleted.map_err(|e| fail(&e)),
+        let hooks = late_hooks::kept(&self.inner.root);
+        // Without a pid namespace of its own the end of its init is not the end of the others. One that is only half made
+        // may have no cgroup yet.
+        if self.cgroups_path().is_ok() {
+            self.kill_all(Signal::SIGKILL)?;
         }
+        // Whether it may be deleted was decided here, by a status that knows whether init is still itself.
+        self.inner.delete(true).map_err(|e| fail(&e))?;
+        late_hooks::run("poststop", hooks.poststop().as_ref(), &self.inner.state, None);
+        Ok(())
     }
 
     fn need_stopped(&self) -> Result<(), ContainerError> {
@@ -230,12 +236,23 @@ impl OpenContainer {
         })
     }
 
-    fn cgroups(&self) -> Result<libcgroups::common::AnyCgroupManager, ContainerError> {
+    /// Where its cgroup is in every hierarchy that it has one in.
+    pub(super) fn cgroups_path(&self) -> Result<PathBuf, ContainerError> {
         let fail = self.act("finding the cgroup");
-        let cgroup_path = self.inner.spec().map_err(|e| fail(&e))?.cgroup_path;
+        Ok(self.inner.spec().map_err(|e| fail(&e))?.cgroup_path)
+    }
+
+    pub(super) fn cgroups(&self) -> Result<libcgroups::common::AnyCgroupManager, ContainerError> {
+        let fail = self.act("finding the cgroup");
+        let cgroup_path = self.cgroups_path()?;
         let config = CgroupConfig { cgroup_path, systemd_cgroup: false, container_name: self.id() };
         create_cgroup_manager(config).map_err(|e| fail(&e))
     }
+}
+
+fn send(init: &OwnedFd, signal: Signal) -> io::Result<()> {
+    let signal = rustix::process::Signal::from_named_raw(signal as i32).ok_or(rustix::io::Errno::INVAL)?;
+    Ok(pidfd_send_signal(init, signal)?)
 }
 
 #[cfg(test)]
