@@ -9,7 +9,7 @@ use std::{
     fs,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use rustix::{
@@ -66,13 +66,23 @@ pub enum Coverage {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Measured {
     pub usage: Usage,
+    /// The part of it that has not changed since the time that was asked about.
+    pub older: Usage,
     pub coverage: Coverage,
 }
 
-/// Walks the tree below `root`, which is not itself counted.
-pub fn measure(root: OwnedFd, max_entries: u64, max_time: Duration) -> rustix::io::Result<Measured> {
+/// Walks the tree below `root`, which is not itself counted. What changed last before `since` is told apart: no tenant can set
+/// that time of a file's.
+pub fn measure(
+    root: OwnedFd,
+    since: SystemTime,
+    max_entries: u64,
+    max_time: Duration,
+) -> rustix::io::Result<Measured> {
     let mut walk = Walk {
         usage: Usage::default(),
+        older: Usage::default(),
+        since: since.duration_since(UNIX_EPOCH).unwrap_or_default(),
         linked: HashSet::new(),
         stack: vec![Dir::new(root)?],
         coverage: Coverage::Whole,
@@ -80,11 +90,13 @@ pub fn measure(root: OwnedFd, max_entries: u64, max_time: Duration) -> rustix::i
         deadline: Instant::now() + max_time,
     };
     while walk.step() {}
-    Ok(Measured { usage: walk.usage, coverage: walk.coverage })
+    Ok(Measured { usage: walk.usage, older: walk.older, coverage: walk.coverage })
 }
 
 struct Walk {
     usage: Usage,
+    older: Usage,
+    since: Duration,
     /// Files with several names that have been counted.
     linked: HashSet<u64>,
     stack: Vec<Dir>,
@@ -118,8 +130,12 @@ impl Walk {
         if many_names && self.linked.len() < MAX_LINKED && !self.linked.insert(stat.st_ino) {
             return true;
         }
-        self.usage.inodes += 1;
-        self.usage.bytes += u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512);
+        let bytes = u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512);
+        let one = Usage { bytes, inodes: 1 };
+        self.usage = self.usage.plus(&one);
+        if changed(&stat) < self.since {
+            self.older = self.older.plus(&one);
+        }
         if self.usage.inodes >= self.max_entries
             || (self.usage.inodes.is_multiple_of(CLOCK_EVERY) && Instant::now() >= self.deadline)
         {
@@ -148,6 +164,12 @@ impl Walk {
             Err(_) => true,
         }
     }
+}
+
+/// When the kernel noted the last change of a file or of what is known about it.
+fn changed(stat: &rustix::fs::Stat) -> Duration {
+    let seconds = u64::try_from(stat.st_ctime).unwrap_or(0);
+    Duration::new(seconds, u32::try_from(stat.st_ctime_nsec).unwrap_or(0))
 }
 
 /// Files of these processes that are open but have no name any more: no walk finds them.
@@ -245,7 +267,37 @@ mod tests {
     }
 
     fn measure_all(path: &Path, entries: u64) -> Measured {
-        measure(open(path), entries, Duration::from_secs(20)).unwrap()
+        measure(open(path), SystemTime::now(), entries, Duration::from_secs(20)).unwrap()
+    }
+
+    #[test]
+    fn what_has_not_changed_is_told_apart() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["kept", "changed"] {
+            fs::write(dir.path().join(name), vec![1; 1 << 20]).unwrap();
+        }
+        let hour = Duration::from_secs(3600);
+        let older_than = |since| {
+            let measured = measure(open(dir.path()), since, u64::MAX, Duration::from_secs(20)).unwrap();
+            assert_eq!(measured.usage.inodes, 2);
+            measured.older
+        };
+        let kept = fs::metadata(dir.path().join("kept")).unwrap();
+        let kept = UNIX_EPOCH + changed_of(&kept);
+        // A tenant may say that a file is old.
+        let file = fs::File::options().append(true).open(dir.path().join("changed")).unwrap();
+        while UNIX_EPOCH + changed_of(&file.metadata().unwrap()) <= kept {
+            file.set_modified(UNIX_EPOCH).unwrap();
+        }
+        let older = older_than(kept + Duration::from_nanos(1));
+        assert!(older.inodes == 1 && (1 << 20..2 << 20).contains(&older.bytes), "{older:?}");
+        assert_eq!(older_than(SystemTime::now() - hour), Usage::default());
+        assert_eq!(older_than(SystemTime::now() + hour).inodes, 2);
+    }
+
+    fn changed_of(metadata: &fs::Metadata) -> Duration {
+        use std::os::unix::fs::MetadataExt as _;
+        Duration::new(metadata.ctime().unsigned_abs(), u32::try_from(metadata.ctime_nsec()).unwrap())
     }
 
     #[test]

@@ -40,7 +40,7 @@ mod warden;
 use std::{
     os::fd::{AsRawFd, OwnedFd},
     process::ExitCode,
-    time::Instant,
+    time::{Instant, SystemTime},
 };
 
 pub(crate) use protocol::{FromKeeper, PROTOCOL, ToKeeper};
@@ -201,6 +201,7 @@ fn start(
     clock.mark("container create");
     rules.finish()?;
     clock.mark("gateway rules");
+    let began = SystemTime::now();
     let init = created.start()?;
     clock.mark("container start");
     warnings.dedup();
@@ -216,7 +217,7 @@ fn start(
         stay.end()?;
     }
     let (listener, broker_dir, volume) = paths.keep();
-    let warden = warden::Warden::start(&plan, volume).map_err(KeeperError::Warden)?;
+    let warden = warden::Warden::start(&plan, volume, began).map_err(KeeperError::Warden)?;
     Ok(serve::Running { plan, warnings, init, egress, registered, listener, warden, _broker_dir: broker_dir })
 }
 

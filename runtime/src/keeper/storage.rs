@@ -11,7 +11,7 @@ use std::{
     fs::File,
     io::{Read, Write},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use nix::{sys::wait::waitpid, unistd::Pid};
@@ -36,6 +36,8 @@ const WALK_TIME: Duration = Duration::from_secs(20);
 const REST: u32 = 20;
 /// How much a run that begins over its limit may still grow.
 const SLACK: Usage = Usage { bytes: 16 << 20, inodes: 1024 };
+/// The clock by which the kernel notes changes of files is behind by this much at most.
+const TICK: Duration = Duration::from_millis(10);
 /// What a walk reports is one short line.
 const MAX_REPORT: u64 = 4096;
 
@@ -58,6 +60,8 @@ pub(super) struct Finding {
 pub(super) struct StorageWatch {
     volume: OwnedFd,
     cgroup: Option<CgroupPlan>,
+    /// Before anything of the tenant's ran.
+    began: SystemTime,
     limit: Usage,
     /// The limit, or somewhat more when the run began over it.
     ceiling: Usage,
@@ -85,15 +89,28 @@ struct Walk {
 }
 
 impl StorageWatch {
-    /// Begins with a walk. Nothing to watch without a limit.
-    pub(super) fn new(volume: OwnedFd, limits: &Limits, cgroup: Option<CgroupPlan>) -> Option<Self> {
+    /// Begins with a walk. Nothing to watch without a limit. The run began at `began`.
+    pub(super) fn new(
+        volume: OwnedFd,
+        limits: &Limits,
+        cgroup: Option<CgroupPlan>,
+        began: SystemTime,
+    ) -> Option<Self> {
         let limit = Usage { bytes: limits.storage_mib.saturating_mul(1 << 20), inodes: limits.inodes };
         if limit == Usage::default() {
             return None;
         }
         let now = Instant::now();
-        let mut watch =
-            Self { volume, cgroup, limit, ceiling: limit, last: None, walk: None, look_at: now + LOOK.1 };
+        let mut watch = Self {
+            volume,
+            cgroup,
+            began: began - TICK,
+            limit,
+            ceiling: limit,
+            last: None,
+            walk: None,
+            look_at: now + LOOK.1,
+        };
         watch.begin(now);
         Some(watch)
     }
@@ -146,7 +163,7 @@ impl StorageWatch {
             if sys::die_with_parent().is_err() || nix::unistd::getppid() != keeper {
                 return 1;
             }
-            work(&self.volume, &processes, max_entries, &mut to_parent)
+            work(&self.volume, self.began, &processes, max_entries, &mut to_parent)
         })?;
         Ok((child, report))
     }
@@ -165,14 +182,13 @@ impl StorageWatch {
             return None;
         };
         let usage = report.walked.usage.plus(&report.unlinked);
-        let first = self.last.is_none();
-        if first && usage.exceeds(&self.limit) {
-            self.ceiling = ceiling(&usage, &self.limit);
+        // What was written since the run began, while this first walk was under way, makes nobody's ceiling higher.
+        if self.last.is_none() && report.walked.older.exceeds(&self.limit) {
+            self.ceiling = ceiling(&report.walked.older, &self.limit);
         }
         let before = self.last.map_or(usage, |last| last.usage);
         let before_walk = walk.room.unwrap_or(room);
-        self.last =
-            Some(Last { usage, room: before_walk, ended: now, took: now.duration_since(walk.began) });
+        self.last = Some(Last { usage, room: before_walk, ended: now, took: now.duration_since(walk.began) });
         self.look_at = now + until_look(&room, &usage, &self.ceiling);
         let exceeded = verdict(&report.walked.coverage, &usage, &before, &self.limit, &self.ceiling, &room);
         Some(Finding { usage, warning: warning(&report.walked.coverage, &usage, &self.limit), exceeded })
@@ -180,7 +196,7 @@ impl StorageWatch {
 }
 
 /// In the child.
-fn work(volume: &OwnedFd, processes: &[i32], max_entries: u64, to: &mut File) -> i32 {
+fn work(volume: &OwnedFd, since: SystemTime, processes: &[i32], max_entries: u64, to: &mut File) -> i32 {
     // None of it is needed for the measurement to be right.
     let _ = rustix::process::nice(5);
     raise_descriptors();
@@ -190,7 +206,7 @@ fn work(volume: &OwnedFd, processes: &[i32], max_entries: u64, to: &mut File) ->
         rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC,
         rustix::fs::Mode::empty(),
     );
-    let Ok(walked) = root.and_then(|root| measure(root, max_entries, WALK_TIME)) else { return 1 };
+    let Ok(walked) = root.and_then(|root| measure(root, since, max_entries, WALK_TIME)) else { return 1 };
     let report = Report { walked, unlinked: unlinked(processes, volume.as_fd()) };
     match serde_json::to_vec(&report).map(|text| to.write_all(&text)) {
         Ok(Ok(())) => 0,

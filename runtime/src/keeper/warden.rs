@@ -13,7 +13,7 @@ use std::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::net::UnixStream,
     },
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use nix::{
@@ -37,11 +37,11 @@ pub(crate) struct Warden {
 }
 
 impl Warden {
-    /// To be called while the process has one thread and all its capabilities.
-    pub(super) fn start(plan: &SandboxPlan, volume: OwnedFd) -> io::Result<Self> {
+    /// To be called while the process has one thread and all its capabilities. The sandbox was started at `began`.
+    pub(super) fn start(plan: &SandboxPlan, volume: OwnedFd, began: SystemTime) -> io::Result<Self> {
         let (ours, theirs) = UnixStream::pair()?;
         let keeper = nix::unistd::getpid();
-        let pid = sys::fork_child(move || match work(plan, volume, theirs.into(), keeper) {
+        let pid = sys::fork_child(move || match work(plan, volume, began, theirs.into(), keeper) {
             Ok(()) => 0,
             Err(error) => {
                 tracing::error!(%error, "watching memory and storage");
@@ -70,7 +70,13 @@ impl Warden {
     }
 }
 
-fn work(plan: &SandboxPlan, volume: OwnedFd, to_keeper: OwnedFd, keeper: Pid) -> io::Result<()> {
+fn work(
+    plan: &SandboxPlan,
+    volume: OwnedFd,
+    began: SystemTime,
+    to_keeper: OwnedFd,
+    keeper: Pid,
+) -> io::Result<()> {
     sys::die_with_parent()?;
     // It may have ended before that was asked for.
     if nix::unistd::getppid() != keeper {
@@ -79,7 +85,7 @@ fn work(plan: &SandboxPlan, volume: OwnedFd, to_keeper: OwnedFd, keeper: Pid) ->
     sys::keep_only(&[&volume, &to_keeper])?;
     let mut oom = plan.cgroup.as_ref().and_then(|cgroup| OomWatch::new(cgroup, plan.limits.memory_mib));
     confine::confine_warden().map_err(io::Error::other)?;
-    let mut storage = StorageWatch::new(volume, &plan.limits, plan.cgroup.clone());
+    let mut storage = StorageWatch::new(volume, &plan.limits, plan.cgroup.clone(), began);
     let mut to_keeper = Connection::new(to_keeper.into());
     loop {
         let ready = wait(oom.as_ref(), storage.as_ref(), to_keeper.stream())?;
