@@ -242,7 +242,8 @@ impl Clock {
 
 /// Puts the limits in force. What cannot be enforced is told in words.
 fn limit(plan: &SandboxPlan, stay: Option<&Stay>) -> Vec<String> {
-    let mut warnings = namespace_limits::apply_asked(&plan.limits);
+    let own_inotify = oom::inotify_instances(plan.cgroup.as_ref());
+    let mut warnings = namespace_limits::apply_asked(&plan.limits, own_inotify);
     let files = crate::oci::nofile_given();
     if plan.limits.open_files > files {
         let asked = plan.limits.open_files;

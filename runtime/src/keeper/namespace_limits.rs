@@ -64,16 +64,16 @@ impl NamespaceLimits {
 }
 
 /// The spec's own wishes, in place of the shares; what the node does not have comes back as warnings, in words.
-pub(super) fn apply_asked(limits: &Limits) -> Vec<String> {
+/// `own_inotify` is what the keeper itself takes of instances, and of watches.
+pub(super) fn apply_asked(limits: &Limits, own_inotify: u64) -> Vec<String> {
     let asked = [
-        ("max_inotify_instances", "inotify instances", limits.inotify_instances),
-        ("max_inotify_watches", "inotify watches", limits.inotify_watches),
+        ("max_inotify_instances", "inotify instances", limits.inotify_instances, own_inotify),
+        ("max_inotify_watches", "inotify watches", limits.inotify_watches, own_inotify),
         // One of them is the sandbox's own.
-        ("max_user_namespaces", "user namespaces", limits.user_namespaces),
+        ("max_user_namespaces", "user namespaces", limits.user_namespaces, 1),
     ];
     let mut warnings = Vec::new();
-    for (name, what, wanted) in asked.into_iter().filter(|(.., wanted)| *wanted != 0) {
-        let own = u64::from(name == "max_user_namespaces");
+    for (name, what, wanted, own) in asked.into_iter().filter(|(_, _, wanted, _)| *wanted != 0) {
         let limit = wanted.saturating_add(own).min(i32::MAX.unsigned_abs().into());
         let share = SHARES.iter().find(|(known, _)| *known == name).map_or(1, |(_, share)| *share);
         let node = read(name).map(|current| current.saturating_mul(share));

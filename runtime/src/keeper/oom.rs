@@ -70,6 +70,12 @@ struct Suspect {
     noted: Instant,
 }
 
+/// How many inotify instances the watch of a sandbox takes, with one watch each. The kernel counts them as the sandbox's.
+pub(super) fn inotify_instances(cgroup: Option<&CgroupPlan>) -> u64 {
+    let hierarchy = cgroup.and_then(|cgroup| cgroup.with_controller("memory"));
+    u64::from(hierarchy.is_some_and(|hierarchy| matches!(hierarchy.kind, HierarchyKind::V2(_))))
+}
+
 impl OomWatch {
     /// Nothing without a memory cgroup of the sandbox's own.
     pub(super) fn new(cgroup: &CgroupPlan, memory_mib: u64) -> Option<Self> {
