@@ -60,6 +60,7 @@ pub fn settle() -> Result<bool, CgroupError> {
             enter(&init, pid)?;
         }
         if !theirs.is_empty() && ours.is_empty() {
+            // No event tells of it: `populated` in cgroup.events counts the cgroups below, where we are.
             std::thread::sleep(PAUSE);
         }
     }

@@ -38,6 +38,7 @@ pub use crate::{
     error::SchedulerError,
     placement::Overcommit,
     service::ControlService,
+    specs::limit,
 };
 use crate::{core::Core, crypt::Cipher, nodes::NodeHandle, store::Store};
 

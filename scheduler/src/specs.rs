@@ -105,7 +105,8 @@ pub fn find_secrets(
     names.iter().map(find).collect()
 }
 
-fn limit(spec: &WorkspaceSpec) -> Limit {
+/// Every dimension of a spec's limit, as it is told.
+pub fn limit(spec: &WorkspaceSpec) -> Limit {
     let limit = spec.limit.effective();
     Limit {
         cpu_millicores: limit.cpu_millicores,

@@ -4,7 +4,9 @@
 //! It starts no program, makes no namespace, no mount and no network socket, and opens no other file.
 //! The sandbox itself is not bound by any of this: its first process was made before.
 
-use std::{collections::BTreeMap, io, path::PathBuf};
+use std::{io, path::PathBuf};
+
+use cordium_broker::system_calls::{Allowed, argument, compile, plain};
 
 use landlock::{
     ABI, Access, AccessFs, AccessNet, BitFlags, PathBeneath, PathFd, Ruleset, RulesetAttr,
@@ -14,10 +16,7 @@ use rustix::{
     process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit},
     thread::{CapabilitySet, CapabilitySets},
 };
-use seccompiler::{
-    BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen as Length, SeccompCmpOp as Op,
-    SeccompCondition as If, SeccompFilter, SeccompRule,
-};
+use seccompiler::{BackendError, BpfProgram, SeccompCmpOp as Op};
 
 use crate::cgroup::CgroupPlan;
 
@@ -167,20 +166,14 @@ const OLD: &[i64] = &[libc::SYS_poll, libc::SYS_stat, libc::SYS_open];
 #[cfg(not(target_arch = "x86_64"))]
 const OLD: &[i64] = &[];
 
-/// An error for the rest and not a kill: a call that a future C library adds must not take a sandbox with it.
 fn filter() -> Result<BpfProgram, BackendError> {
-    let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
-        PLAIN.iter().chain(OLD).map(|call| (*call, Vec::new())).collect();
-    let executable = libc::PROT_EXEC.unsigned_abs().into();
-    for call in [libc::SYS_mmap, libc::SYS_mprotect] {
-        rules.insert(call, vec![rule(2, Op::MaskedEq(executable), 0)?]);
-    }
-    rules.insert(libc::SYS_socket, vec![rule(0, Op::Eq, libc::AF_UNIX.unsigned_abs().into())?]);
-    rules.insert(libc::SYS_ioctl, vec![rule(1, Op::Eq, libc::FIONBIO)?]);
-    let kill = rule(1, Op::Eq, libc::SIGKILL.unsigned_abs().into())?;
+    let mut rules = plain(PLAIN.iter().chain(OLD));
+    no_new_code(&mut rules)?;
+    rules.insert(libc::SYS_socket, vec![argument(0, Op::Eq, libc::AF_UNIX.unsigned_abs().into())?]);
+    rules.insert(libc::SYS_ioctl, vec![argument(1, Op::Eq, libc::FIONBIO)?]);
+    let kill = argument(1, Op::Eq, libc::SIGKILL.unsigned_abs().into())?;
     rules.insert(libc::SYS_pidfd_send_signal, vec![kill]);
-    let deny = SeccompAction::Errno(libc::EPERM.unsigned_abs());
-    SeccompFilter::new(rules, deny, SeccompAction::Allow, std::env::consts::ARCH.try_into()?)?.try_into()
+    compile(rules)
 }
 
 /// What the keeper may, but no file to be written, no connection and no signal; and children like itself.
@@ -195,16 +188,12 @@ fn warden_filter() -> Result<BpfProgram, BackendError> {
         libc::SYS_setpriority,
         libc::SYS_statfs,
     ];
-    let plain = PLAIN.iter().filter(|call| !NOT.contains(call)).chain(MORE);
-    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = plain.map(|call| (*call, Vec::new())).collect();
+    let mut rules = plain(PLAIN.iter().filter(|call| !NOT.contains(call)).chain(MORE));
     #[cfg(target_arch = "x86_64")]
-    rules.extend([libc::SYS_poll, libc::SYS_stat].map(|call| (call, Vec::new())));
-    let executable = libc::PROT_EXEC.unsigned_abs().into();
-    for call in [libc::SYS_mmap, libc::SYS_mprotect] {
-        rules.insert(call, vec![rule(2, Op::MaskedEq(executable), 0)?]);
-    }
+    rules.extend(plain(&[libc::SYS_poll, libc::SYS_stat]));
+    no_new_code(&mut rules)?;
     let writing = (libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC).unsigned_abs().into();
-    rules.insert(libc::SYS_openat, vec![rule(2, Op::MaskedEq(writing), 0)?]);
+    rules.insert(libc::SYS_openat, vec![argument(2, Op::MaskedEq(writing), 0)?]);
     let spaces = libc::CLONE_NEWUSER
         | libc::CLONE_NEWNS
         | libc::CLONE_NEWPID
@@ -212,16 +201,20 @@ fn warden_filter() -> Result<BpfProgram, BackendError> {
         | libc::CLONE_NEWIPC
         | libc::CLONE_NEWUTS
         | libc::CLONE_NEWCGROUP;
-    rules.insert(libc::SYS_clone, vec![rule(0, Op::MaskedEq(spaces.unsigned_abs().into()), 0)?]);
+    rules.insert(libc::SYS_clone, vec![argument(0, Op::MaskedEq(spaces.unsigned_abs().into()), 0)?]);
     // Its own limits, and to end with its parent.
-    rules.insert(libc::SYS_prlimit64, vec![rule(0, Op::Eq, 0)?]);
-    rules.insert(libc::SYS_prctl, vec![rule(0, Op::Eq, libc::PR_SET_PDEATHSIG.unsigned_abs().into())?]);
-    let deny = SeccompAction::Errno(libc::EPERM.unsigned_abs());
-    SeccompFilter::new(rules, deny, SeccompAction::Allow, std::env::consts::ARCH.try_into()?)?.try_into()
+    rules.insert(libc::SYS_prlimit64, vec![argument(0, Op::Eq, 0)?]);
+    rules.insert(libc::SYS_prctl, vec![argument(0, Op::Eq, libc::PR_SET_PDEATHSIG.unsigned_abs().into())?]);
+    compile(rules)
 }
 
-fn rule(argument: u8, op: Op, value: u64) -> Result<SeccompRule, BackendError> {
-    SeccompRule::new(vec![If::new(argument, Length::Dword, op, value)?])
+/// Memory, but none that can be executed.
+fn no_new_code(rules: &mut Allowed) -> Result<(), BackendError> {
+    let executable = libc::PROT_EXEC.unsigned_abs().into();
+    for call in [libc::SYS_mmap, libc::SYS_mprotect] {
+        rules.insert(call, vec![argument(2, Op::MaskedEq(executable), 0)?]);
+    }
+    Ok(())
 }
 
 #[cfg(test)]

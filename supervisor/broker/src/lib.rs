@@ -22,6 +22,7 @@ mod seccomp;
 mod server;
 mod splice;
 mod sys;
+pub mod system_calls;
 mod wire;
 
 use std::net::Ipv4Addr;

@@ -2,12 +2,9 @@
 //!
 //! An error and not a kill: a call that a future C library adds must not take every workspace's network with it.
 
-use std::collections::BTreeMap;
+use seccompiler::{BackendError, BpfProgram, SeccompAction, SeccompCmpOp as Op, SeccompFilter, apply_filter};
 
-use seccompiler::{
-    BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen as Length, SeccompCmpOp as Op,
-    SeccompCondition as If, SeccompFilter, SeccompRule, apply_filter,
-};
+use crate::system_calls::{argument, compile, plain};
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SeccompError {
@@ -103,30 +100,24 @@ pub(crate) fn load() -> Result<(), SeccompError> {
 }
 
 fn programs() -> Result<[BpfProgram; 2], SeccompError> {
-    let denied = |errno: i32| SeccompAction::Errno(errno.unsigned_abs());
-    let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
-        PLAIN.iter().chain(OLD).map(|call| (*call, Vec::new())).collect();
+    let mut rules = plain(PLAIN.iter().chain(OLD));
     let thread = u64::from(libc::CLONE_THREAD.unsigned_abs());
-    rules.insert(libc::SYS_clone, vec![rule(0, Op::MaskedEq(thread), thread)?]);
+    rules.insert(libc::SYS_clone, vec![argument(0, Op::MaskedEq(thread), thread)?]);
     let families = [libc::AF_INET, libc::AF_INET6, libc::AF_UNIX];
-    let families = families.iter().map(|family| rule(0, Op::Eq, u64::from(family.unsigned_abs())));
+    let families = families.iter().map(|family| argument(0, Op::Eq, u64::from(family.unsigned_abs())));
     rules.insert(libc::SYS_socket, families.collect::<Result<_, _>>()?);
-    rules.insert(libc::SYS_ioctl, vec![rule(1, Op::Eq, libc::FIONBIO)?]);
+    rules.insert(libc::SYS_ioctl, vec![argument(1, Op::Eq, libc::FIONBIO)?]);
     // Thread names, and names of memory areas.
     let names = [libc::PR_SET_NAME, libc::PR_SET_VMA];
-    let names = names.iter().map(|option| rule(0, Op::Eq, u64::from(option.unsigned_abs())));
+    let names = names.iter().map(|option| argument(0, Op::Eq, u64::from(option.unsigned_abs())));
     rules.insert(libc::SYS_prctl, names.collect::<Result<_, _>>()?);
 
     let architecture = std::env::consts::ARCH.try_into().map_err(SeccompError::Architecture)?;
-    let allowed = SeccompFilter::new(rules, denied(libc::EPERM), SeccompAction::Allow, architecture)?;
-    let absent = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
-    let absent = SeccompFilter::new(absent, SeccompAction::Allow, denied(libc::ENOSYS), architecture)?;
+    let no_such_call = SeccompAction::Errno(libc::ENOSYS.unsigned_abs());
+    let absent =
+        SeccompFilter::new(plain(&[libc::SYS_clone3]), SeccompAction::Allow, no_such_call, architecture)?;
     // The list comes last: it does not allow loading another filter.
-    Ok([absent.try_into()?, allowed.try_into()?])
-}
-
-fn rule(argument: u8, op: Op, value: u64) -> Result<SeccompRule, BackendError> {
-    SeccompRule::new(vec![If::new(argument, Length::Dword, op, value)?])
+    Ok([absent.try_into()?, compile(rules)?])
 }
 
 #[cfg(test)]

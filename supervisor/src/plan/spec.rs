@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use cordium_broker::{GATEWAY_V4, HOST_NAME};
 use cordium_proto::v1::{
-    Dotfiles, EnvVar, HostEntry, Limit, OnFailure, PrepareRequest, Repository, StartRequest, Task, TaskType,
+    Dotfiles, EnvVar, HostEntry, OnFailure, PrepareRequest, Repository, StartRequest, Task, TaskType,
     UserSettings, Volume,
 };
 use cordium_runtime::DEFAULT_CAPABILITIES;
@@ -110,7 +110,7 @@ pub fn run_plan(
     Ok(RunPlan {
         image,
         login,
-        limit: limit(spec),
+        limit: cordium_scheduler::limit(spec),
         ephemeral: spec.is_ephemeral,
         capabilities: capabilities(&runtime.capabilities),
         egress: match runtime.network.egress.default_action {
@@ -155,23 +155,6 @@ fn image(
                     .to_owned(),
             )
         }),
-    }
-}
-
-fn limit(spec: &WorkspaceSpec) -> Limit {
-    let limit = spec.limit.effective();
-    Limit {
-        cpu_millicores: limit.cpu_millicores,
-        memory_mib: limit.memory_mib,
-        swap_mib: limit.swap_mib,
-        storage_mib: limit.storage_mib,
-        inodes: limit.inodes,
-        pids: limit.pids,
-        io_weight: limit.io_weight,
-        open_files: limit.open_files,
-        inotify_instances: limit.inotify_instances,
-        inotify_watches: limit.inotify_watches,
-        user_namespaces: limit.user_namespaces,
     }
 }
 
