@@ -9,7 +9,11 @@ use crate::{
     args::Global,
     client::{Client, Start},
     error::{CliError, Doing as _},
-    output::{self, duration, format::Format, json, table, text, usage},
+    output::{
+        self, duration,
+        format::{Format, Out},
+        json, table, text, usage,
+    },
     spec::Kind,
 };
 
@@ -24,14 +28,8 @@ pub struct Args {
     /// Only workspaces of this template
     #[arg(long, value_name = "TEMPLATE", default_value = "", hide_default_value = true)]
     pub template: String,
-    #[arg(
-        short = 'o',
-        long = "out",
-        visible_alias = "output",
-        value_name = "FORMAT",
-        default_value = "table"
-    )]
-    pub out: Format,
+    #[command(flatten)]
+    pub out: Out,
 }
 
 pub async fn run(global: &Global, args: Args) -> Outcome {
@@ -58,7 +56,7 @@ pub async fn run(global: &Global, args: Args) -> Outcome {
         }
         items
     };
-    if let Some(format) = args.out.structured() {
+    if let Some(format) = args.out.format.structured() {
         let value = match (&items[..], args.names.len()) {
             ([one], 1) => json::resource(one),
             (items, _) => json::list(Proto::from(args.kind), items),
@@ -66,7 +64,7 @@ pub async fn run(global: &Global, args: Args) -> Outcome {
         output::print(&format.render(&value)?);
         return Ok(0);
     }
-    if args.out == Format::Name {
+    if args.out.format == Format::Name {
         let names: String = items.iter().map(|r| format!("{word}/{}\n", resource::name(r))).collect();
         output::print(&names);
         return Ok(0);
@@ -75,7 +73,7 @@ pub async fn run(global: &Global, args: Args) -> Outcome {
         output::note(&format!("no {word}s; `cordium create {word}` makes one"));
         return Ok(0);
     }
-    output::print(&rows(args.kind, &items, args.out == Format::Wide, Timestamp::now()));
+    output::print(&rows(args.kind, &items, args.out.format == Format::Wide, Timestamp::now()));
     Ok(0)
 }
 

@@ -10,7 +10,13 @@ use crate::{
     args::Global,
     client::{Client, Start},
     error::{CliError, CliResult, Doing as _},
-    output::{self, duration, format::Format, json::Object, pull::PullView, table},
+    output::{
+        self, duration,
+        format::{Format, Out},
+        json::Object,
+        pull::PullView,
+        table,
+    },
 };
 
 #[derive(clap::Args, Debug)]
@@ -24,14 +30,8 @@ enum What {
     /// Images in this node's store
     #[command(visible_alias = "ls")]
     List {
-        #[arg(
-            short = 'o',
-            long = "out",
-            visible_alias = "output",
-            value_name = "FORMAT",
-            default_value = "table"
-        )]
-        out: Format,
+        #[command(flatten)]
+        out: Out,
     },
     /// Pull an image; its tag is resolved anew
     Pull {
@@ -61,7 +61,7 @@ enum What {
 pub async fn run(global: &Global, args: Args) -> Outcome {
     let client = Client::connect(global, Start::IfNeeded).await?;
     match args.what {
-        What::List { out } => list(&client, out).await,
+        What::List { out } => list(&client, out.format).await,
         What::Pull { reference, username, password_env } => {
             let password = match password_env {
                 Some(key) => std::env::var(&key).map_err(|_| {

@@ -13,7 +13,7 @@ use crate::{
     args::Global,
     client::{Client, Start},
     error::Doing as _,
-    output::format::{Format, Structured},
+    output::format::{Out, Structured},
     spec::{Kind, flags::SpecFlags, parse},
 };
 
@@ -61,18 +61,6 @@ enum What {
 }
 
 #[derive(clap::Args, Debug)]
-struct Out {
-    #[arg(
-        short = 'o',
-        long = "out",
-        visible_alias = "output",
-        value_name = "FORMAT",
-        default_value = "table"
-    )]
-    out: Format,
-}
-
-#[derive(clap::Args, Debug)]
 pub struct Create {
     /// Its name [default: that of the file, else one is made up]
     name: Option<String>,
@@ -106,13 +94,8 @@ pub struct Create {
 }
 
 pub async fn run(global: &Global, args: Args) -> Outcome {
-    let get = |names, space, out: Out| get::Args {
-        kind: Kind::Volume,
-        names,
-        space,
-        template: String::new(),
-        out: out.out,
-    };
+    let get =
+        |names, space, out: Out| get::Args { kind: Kind::Volume, names, space, template: String::new(), out };
     match args.what {
         What::Create(args) => create(global, args).await,
         What::List { space, out } => get::run(global, get(Vec::new(), space, out)).await,

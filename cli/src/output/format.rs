@@ -15,6 +15,19 @@ pub enum Format {
     Name,
 }
 
+/// The flag of commands that show a table.
+#[derive(clap::Args, Clone, Copy, Debug)]
+pub struct Out {
+    #[arg(
+        short = 'o',
+        long = "out",
+        visible_alias = "output",
+        value_name = "FORMAT",
+        default_value = "table"
+    )]
+    pub format: Format,
+}
+
 /// The formats of what is one object rather than a list.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum Structured {
