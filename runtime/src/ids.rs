@@ -76,8 +76,9 @@ fn pieces(path: PathBuf, user: &str, uid: u32) -> Result<Vec<IdRange>, IdMapErro
     let text = fs::read_to_string(&path).map_err(|source| IdMapError::Read { path: path.clone(), source })?;
     let mut pieces: Vec<IdRange> = Vec::new();
     for range in ranges(&text, user, uid) {
-        let starts = (0..range.count / SANDBOX_IDS)
-            .map_while(|n| n.checked_mul(SANDBOX_IDS).and_then(|offset| range.host_start.checked_add(offset)));
+        let starts = (0..range.count / SANDBOX_IDS).map_while(|n| {
+            n.checked_mul(SANDBOX_IDS).and_then(|offset| range.host_start.checked_add(offset))
+        });
         for host_start in starts.take(MAX_RANGES) {
             let overlaps = |other: &IdRange| other.host_start.abs_diff(host_start) < SANDBOX_IDS;
             if !pieces.iter().any(overlaps) {

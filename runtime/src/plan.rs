@@ -132,7 +132,13 @@ impl SandboxPlan {
         }
         let own = [&self.volume, &self.run_dir, &self.agent];
         let binds = self.binds.iter().flat_map(|bind| [&bind.source, &bind.target]);
-        if let Some(path) = own.into_iter().chain(&self.layers).chain(&self.layer_data).chain(binds).find(|path| !is_plain(path)) {
+        if let Some(path) = own
+            .into_iter()
+            .chain(&self.layers)
+            .chain(&self.layer_data)
+            .chain(binds)
+            .find(|path| !is_plain(path))
+        {
             return Err(PlanError::Path(path.clone()));
         }
         let reserved = ["/", "/proc", "/sys", "/dev", "/run/cordium"];

@@ -119,7 +119,9 @@ impl NodeConfig {
             let most = cordium_runtime::MAX_AHEAD;
             return Err(format!("sandboxesAhead: was {ahead}; allowed: 0 to {most}"));
         }
-        if let Some(ranges) = config.id_ranges.filter(|ranges| !(1..=cordium_runtime::MAX_RANGES).contains(ranges)) {
+        if let Some(ranges) =
+            config.id_ranges.filter(|ranges| !(1..=cordium_runtime::MAX_RANGES).contains(ranges))
+        {
             let most = cordium_runtime::MAX_RANGES;
             return Err(format!("idRanges: was {ranges}; allowed: 1 to {most}"));
         }

@@ -8,7 +8,8 @@ use std::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    id_ranges::IdRanges, images::Images, phases::Ring, runtime::SandboxRuntime, store::Store, timeouts::Timeouts, volumes::Volumes,
+    id_ranges::IdRanges, images::Images, phases::Ring, runtime::SandboxRuntime, store::Store,
+    timeouts::Timeouts, volumes::Volumes,
 };
 
 /// Where things lie on disk.

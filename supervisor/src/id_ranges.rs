@@ -146,7 +146,10 @@ impl IdRanges {
     fn look<'a>(&self, workspace: &str, mounts: &'a [VolumeMount], volumes: &Volumes) -> Vec<Known<'a>> {
         let known = |volume: &'a VolumeMount| Known {
             volume,
-            used: volumes.others(&volume.uid, workspace).iter().find_map(|other| self.ranges.claimed_by(other)),
+            used: volumes
+                .others(&volume.uid, workspace)
+                .iter()
+                .find_map(|other| self.ranges.claimed_by(other)),
             files: self.of(&volumes.data(&volume.uid)),
         };
         mounts.iter().map(known).collect()

@@ -44,7 +44,8 @@ impl SandboxRuntime for NodeRuntime {
     }
 
     fn give_tree<'a>(&'a self, path: &'a Path, ids: &'a IdMap) -> BoxFuture<'a, Result<(), RuntimeFailure>> {
-        async move { self.images.give_tree(path, &image_ids(ids)).await.map_err(|error| failed(&error)) }.boxed()
+        async move { self.images.give_tree(path, &image_ids(ids)).await.map_err(|error| failed(&error)) }
+            .boxed()
     }
 
     fn warnings(&self) -> Vec<String> {

@@ -174,12 +174,12 @@ impl Startup {
 
     async fn layers(&self, image: &RunImage, ids: &IdMap) -> Result<Layers, Halted> {
         let work = self.context.images.layers(image, ids);
-        self.step(self.remaining(), "preparing the image's layers for the ids of this run", work).await?.map_err(
-            |error| {
+        self.step(self.remaining(), "preparing the image's layers for the ids of this run", work)
+            .await?
+            .map_err(|error| {
                 let message = format!("preparing the layers of image {}: {error}", image.reference);
                 Halted::Failed(failure(Type::ImagePull, message))
-            },
-        )
+            })
     }
 
     /// The volume whose mount a failed start tells of.

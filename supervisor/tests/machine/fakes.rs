@@ -137,11 +137,7 @@ impl SandboxRuntime for FakeRuntime {
     fn cgroup(&self, _: &str) -> Option<CgroupPlan> {
         None
     }
-    fn give_tree<'a>(
-        &'a self,
-        path: &'a Path,
-        ids: &'a IdMap,
-    ) -> BoxFuture<'a, Result<(), RuntimeFailure>> {
+    fn give_tree<'a>(&'a self, path: &'a Path, ids: &'a IdMap) -> BoxFuture<'a, Result<(), RuntimeFailure>> {
         self.0.given.lock().unwrap().push((path.to_owned(), *ids));
         async { Ok(()) }.boxed()
     }
@@ -377,11 +373,7 @@ impl Images for FakeImages {
         }
         .boxed()
     }
-    fn layers<'a>(
-        &'a self,
-        _: &'a RunImage,
-        _: &'a IdMap,
-    ) -> BoxFuture<'a, Result<Layers, ImageFailure>> {
+    fn layers<'a>(&'a self, _: &'a RunImage, _: &'a IdMap) -> BoxFuture<'a, Result<Layers, ImageFailure>> {
         async { Ok(Layers { dirs: vec!["/images/a".into()], data: None }) }.boxed()
     }
     fn hold(&self, digest: &str) -> Result<Arc<RunImage>, ImageFailure> {

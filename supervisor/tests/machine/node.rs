@@ -9,8 +9,8 @@ use cordium_proto::v1::{
 use cordium_runtime::{IdMap, IdRange, Ranges};
 use cordium_supervisor::{
     context::{Context, Dirs, SandboxSettings},
-    id_ranges::IdRanges,
     grpc::{node::NodeService, session::SessionService},
+    id_ranges::IdRanges,
     phases::{self, Ring},
     store::Store,
     timeouts::Timeouts,
