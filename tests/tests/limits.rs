@@ -347,7 +347,8 @@ async fn a_disk_filler(f: Arc<Fixture>) -> Result<()> {
     // The files are there, and the workspace starts so that they can be removed.
     w.start().await?;
     let status = status_with(&w, "the warning", |status| has_warning(status, "over its limit")).await?;
-    ensure!(usage(&status).storage_bytes > 64 << 20, "{:?}", usage(&status));
+    // How much there is depends on how far the filler came before its end.
+    ensure!(usage(&status).storage_bytes > 32 << 20, "{:?}", usage(&status));
     w.ok("rm /workspace/big; sync").await?;
     status_with(&w, "less storage used", |status| usage(status).storage_bytes < 32 << 20).await?;
     ensure_eq!(w.status().await?.state(), State::Running);
