@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
+    time::Duration,
 };
 
 use cordium_tests::{
@@ -93,23 +94,25 @@ async fn no_two_share(f: Arc<Fixture>) -> Result<()> {
         w.ok(&format!("{nap} > /dev/null 2>&1 &")).await?;
         w.root_ok(&format!("{nap} > /dev/null 2>&1 &")).await?;
         let range = range_of(w).await?;
-        let mut seen = Vec::new();
-        for pid in process::processes() {
-            if process::command_line(pid).is_some_and(|line| line.trim() == nap) {
-                let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-                for kind in ["Uid:", "Gid:"] {
-                    let line = status.lines().find_map(|line| line.strip_prefix(kind)).context("no ids")?;
-                    let ids: Vec<u32> = line.split_whitespace().filter_map(|id| id.parse().ok()).collect();
-                    ensure_eq!(ids.len(), 4);
-                    ensure!(
-                        ids.iter().all(|id| (range..range + IDS).contains(id)),
-                        "{kind} {ids:?}, not in {range}"
-                    );
-                }
-                seen.push(pid);
+        let is_nap = |pid: &i32| process::command_line(*pid).is_some_and(|line| line.trim() == nap);
+        // A shell may be done before its child has become the program.
+        let naps = process::until("both processes", Duration::from_secs(20), || {
+            let naps: Vec<i32> = process::processes().into_iter().filter(is_nap).collect();
+            Ok((naps.len() >= 2).then_some(naps))
+        })?;
+        for pid in &naps {
+            let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+            for kind in ["Uid:", "Gid:"] {
+                let line = status.lines().find_map(|line| line.strip_prefix(kind)).context("no ids")?;
+                let ids: Vec<u32> = line.split_whitespace().filter_map(|id| id.parse().ok()).collect();
+                ensure_eq!(ids.len(), 4);
+                ensure!(
+                    ids.iter().all(|id| (range..range + IDS).contains(id)),
+                    "{kind} {ids:?}, not in {range}"
+                );
             }
         }
-        ensure_eq!(seen.len(), 2);
+        ensure_eq!(naps.len(), 2);
         ensure_eq!(owner(&files_of(&f, w).join("workspace"), &f.node.user)?, range);
         ensure!(!w.status().await?.warnings.iter().any(|warning| warning.contains("range of")), "{}", w.name);
         ranges.push(range);

@@ -1,9 +1,9 @@
 //! Sandbox: what a tenant sees of the machine, and what it may do, as user and as root.
 
-use std::{process::ExitCode, sync::Arc};
+use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use cordium_tests::{Fixture, Result, Suite, Workspace, ensure, ensure_eq, json};
+use cordium_tests::{Fixture, Result, Suite, Workspace, ensure, ensure_eq, json, process};
 
 struct Shared {
     f: Arc<Fixture>,
@@ -55,20 +55,23 @@ async fn own_user_namespace(s: Arc<Shared>) -> Result<()> {
 async fn root_is_not_the_supervisors_user(s: Arc<Shared>) -> Result<()> {
     // Seen from the host: the uid of a process of the sandbox's root.
     s.w.root_ok("sleep 86431 >/dev/null 2>&1 & echo started").await?;
-    let seen = cordium_tests::process::processes().into_iter().find_map(|pid| {
-        let line = cordium_tests::process::command_line(pid)?;
-        let status = (line == "sleep 86431")
-            .then(|| std::fs::read_to_string(format!("/proc/{pid}/status")).ok())??;
-        status
-            .lines()
-            .find_map(|line| line.strip_prefix("Uid:"))?
-            .split_whitespace()
-            .next()?
-            .parse::<u32>()
-            .ok()
-    });
+    let look = || {
+        process::processes().into_iter().find_map(|pid| {
+            let line = process::command_line(pid)?;
+            let status = (line == "sleep 86431")
+                .then(|| std::fs::read_to_string(format!("/proc/{pid}/status")).ok())??;
+            status
+                .lines()
+                .find_map(|line| line.strip_prefix("Uid:"))?
+                .split_whitespace()
+                .next()?
+                .parse::<u32>()
+                .ok()
+        })
+    };
+    // The shell may be done before its child has become the program.
+    let uid = process::until("the process as the host sees it", Duration::from_secs(20), || Ok(look()))?;
     s.w.root_ok("pkill -f 'sleep 8643[1]'").await?;
-    let Some(uid) = seen else { anyhow::bail!("the process is not to be seen from the host") };
     ensure!(uid != 0 && uid != s.f.node.user.uid, "root inside is uid {uid} on the host");
     Ok(())
 }
