@@ -20,6 +20,8 @@ use cordium_tests::{
     process, skip,
     spec::with_image,
     suite::TearDown,
+    v1::{WorkspaceEvent, WorkspaceState},
+    watch::state_of,
     workspace::{STOP, Workspace},
 };
 
@@ -258,7 +260,9 @@ async fn volumes_outlive_the_container(m: Arc<Machine>) -> Result<()> {
     made.pod.end("KILL")?;
     made.pod.launch()?;
     let w = Workspace { clients: made.pod.clients().await?, ..w };
-    w.watch().await?.stopped(STOP).await.context("after the container's end")?;
+    // It may be so by the time that the watch begins.
+    let is_stopped = |event: &WorkspaceEvent| state_of(event) == WorkspaceState::Stopped;
+    w.watch().await?.until(STOP, is_stopped).await.context("after the container's end")?;
     w.start().await?;
     ensure_eq!(w.ok("cat /workspace/f").await?, "kept");
     w.delete().await
