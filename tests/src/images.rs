@@ -24,6 +24,8 @@ pub const BASE: &str = "cordium/base:bookworm";
 pub const SUITE: &str = "bookworm";
 /// For the tests of containers within containers.
 pub const NESTED: &str = "cordium/nested:bookworm";
+/// For the test of a browser that keeps a sandbox of its own.
+pub const BROWSER: &str = "cordium/browser:bookworm";
 pub const TINI: &str = "cordium/tini:latest";
 pub const MUSL: &str = "cordium/musl:latest";
 pub const SCRATCH: &str = "cordium/scratch:latest";
@@ -56,6 +58,11 @@ pub fn base() -> Result<Image> {
 /// The nested tests push it themselves.
 pub fn nested() -> Result<Image> {
     debian(NESTED, &["nested"])
+}
+
+/// The base image and Chromium. The nested tests push it themselves.
+pub fn browser() -> Result<Image> {
+    debian(BROWSER, &["browser"])
 }
 
 /// The definition in `images/base`, and the packages of other directories beside it.

@@ -46,6 +46,7 @@ fn main() -> ExitCode {
         .case("run_is_empty_at_each_start", run_is_empty_at_each_start)
         .case("unshare_and_bubblewrap", unshare_and_bubblewrap)
         .case("a_browsers_sandbox", a_browsers_sandbox)
+        .case("chromium_keeps_its_own_sandbox", chromium_keeps_its_own_sandbox)
         .case("strace_and_gdb_on_own_processes", strace_and_gdb_on_own_processes)
         .case("every_process_is_under_seccomp", every_process_is_under_seccomp)
         .case("the_cgroup_is_delegated_without_its_limits", the_cgroup_is_delegated_without_its_limits)
@@ -391,7 +392,30 @@ async fn unshare_and_bubblewrap(n: Arc<Nested>) -> Result<()> {
     Ok(())
 }
 
-/// What Chromium's sandbox consists of, step by step; the browser itself is 600 MB.
+/// Chromium refuses to run where it can make no sandbox; what renders is in namespaces of its own and under a filter of its own.
+async fn chromium_keeps_its_own_sandbox(n: Arc<Nested>) -> Result<()> {
+    n.f.registry.push_all(&storage(), &[images::browser()?])?;
+    let limit = json!({"limit": {"memory": {"megabytes": 2048}}});
+    let w = n.f.run("browser", &with_image(&n.f.image(images::BROWSER), limit)).await?;
+    let shell = "chromium-headless-shell --disable-gpu --user-data-dir=/tmp/profile";
+    let page =
+        "data:text/html,<p id=p>no</p><script>document.getElementById('p').textContent='it '+'runs'</script>";
+    let dumped = w
+        .ok(&format!(
+            "timeout 50 {shell} --dump-dom \"{page}\" 2>/tmp/err || {{ cat /tmp/err >&2; exit 1; }}"
+        ))
+        .await?;
+    ensure!(dumped.contains("<p id=\"p\">it runs</p>"), "the page is {dumped}");
+    w.ok(&format!("setsid {shell} --remote-debugging-port=9222 about:blank >/tmp/out 2>&1 & for i in $(seq 200); do pgrep -f -- '--type=[r]enderer' >/dev/null && exit 0; sleep 0.1; done; cat /tmp/out >&2; exit 1")).await?;
+    // Its namespaces themselves are nobody's to look at; what its status tells of them is.
+    let look = "p=$(pgrep -f -- '--type=[r]enderer' | head -1); cmp -s /proc/$p/uid_map /proc/self/uid_map || echo user; \
+                awk '/^NSpid:/ && NF > 2 {print \"pid\"}' /proc/$p/status; \
+                grep -E '^(NoNewPrivs|Seccomp):' /proc/$p/status | tr -d '\\t'";
+    ensure_eq!(w.ok(look).await?, "user\npid\nNoNewPrivs:1\nSeccomp:2");
+    w.delete().await
+}
+
+/// What such a sandbox consists of, step by step, also for root.
 async fn a_browsers_sandbox(n: Arc<Nested>) -> Result<()> {
     let script = r#"
 import ctypes, os, struct
