@@ -108,6 +108,11 @@ impl Connection {
         self.reader.get_mut().write_all(&line).map_err(ProtocolError::Send)
     }
 
+    /// Whether a message is here already, of which the descriptor tells nothing any more.
+    pub(crate) fn has_more(&self) -> bool {
+        self.reader.buffer().contains(&b'\n')
+    }
+
     pub(crate) fn receive<T: DeserializeOwned>(&mut self) -> Result<T, ProtocolError> {
         let mut line = Vec::new();
         self.reader.by_ref().take(MAX_LINE).read_until(b'\n', &mut line).map_err(ProtocolError::Receive)?;
@@ -115,5 +120,32 @@ impl Connection {
             Some(b'\n') => Ok(serde_json::from_slice(&line)?),
             _ => Err(ProtocolError::Closed),
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_that_come_together_are_told_apart() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let mut connection = Connection::new(ours);
+        let mut both = Vec::new();
+        for message in [FromKeeper::Warning("one".into()), FromKeeper::Warning("two".into())] {
+            both.extend(serde_json::to_vec(&message).unwrap());
+            both.push(b'\n');
+        }
+        theirs.write_all(&both).unwrap();
+        let warning = |message: FromKeeper| match message {
+            FromKeeper::Warning(text) => text,
+            other => panic!("{other:?}"),
+        };
+        assert!(!connection.has_more(), "nothing was read yet");
+        assert_eq!(warning(connection.receive().unwrap()), "one");
+        assert!(connection.has_more());
+        assert_eq!(warning(connection.receive().unwrap()), "two");
+        assert!(!connection.has_more());
     }
 }

@@ -181,6 +181,14 @@ impl Keeper {
 
     /// Passes on what the warden has found, and does what must be done at once.
     fn hear_warden(&mut self) {
+        self.take_in();
+        // What came together must not wait for what comes next.
+        while self.warden.as_ref().is_some_and(Warden::has_more) {
+            self.take_in();
+        }
+    }
+
+    fn take_in(&mut self) {
         let Some(warden) = &mut self.warden else { return };
         let message = warden.receive().unwrap_or_else(|error| {
             let end = self.warden.take().map(Warden::end).unwrap_or_default();

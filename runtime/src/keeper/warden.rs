@@ -65,6 +65,10 @@ impl Warden {
         }
     }
 
+    pub(super) fn has_more(&self) -> bool {
+        self.connection.has_more()
+    }
+
     pub(super) fn receive(&mut self) -> Result<FromKeeper, ProtocolError> {
         self.connection.receive()
     }
