@@ -2,9 +2,11 @@
 
 use std::{
     fs,
+    io::ErrorKind,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use anyhow::{Context, Result};
@@ -16,7 +18,7 @@ use crate::{
     git::GitServer,
     images,
     node::{Node, Options},
-    paths,
+    paths, process,
     registry::{Registry, storage},
     spec,
     suite::TearDown,
@@ -106,7 +108,15 @@ pub fn fresh_dir(group: &str) -> Result<PathBuf> {
 
 /// Removes a fixture's directory. Image layers belong to subordinate ids: only root can remove them.
 pub fn remove_dir(dir: &Path) -> Result<()> {
-    match fs::remove_dir_all(dir) {
+    // A helper of a supervisor that has just ended may still be removing a tree in it.
+    let removed =
+        process::until("end of removals", Duration::from_secs(10), || match fs::remove_dir_all(dir) {
+            Err(error) if matches!(error.kind(), ErrorKind::DirectoryNotEmpty | ErrorKind::NotFound) => {
+                Ok((!dir.exists()).then_some(Ok(())))
+            }
+            other => Ok(Some(other)),
+        })?;
+    match removed {
         Err(error) if !nix::unistd::geteuid().is_root() => {
             eprintln!("{} stays, for files of subordinate ids in it: {error}", dir.display());
             Ok(())
