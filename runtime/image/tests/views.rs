@@ -224,6 +224,34 @@ fn every_method_shows_the_same_tree() {
 }
 
 #[test]
+fn a_tree_given_to_another_range_is_the_same_tree() {
+    as_user("a_tree_given_to_another_range_is_the_same_tree", || async {
+        let fixture = Fixture::new();
+        let (mut config, ranges) = config(&fixture);
+        config.view_method = Some(ViewMethod::Copy);
+        let home = config.ids;
+        let store = fixture.store_with(config);
+        let image = pulled(&fixture, &store, &everything()).await;
+        let expected = mounted(&fixture, "home", &home, &store.view(&image, &home).await.unwrap());
+        let view = store.view(&image, &ranges[0]).await.unwrap();
+        // There, on to the next, and where it is already.
+        for (index, range) in [ranges[1], home, ranges[2], ranges[2]].iter().enumerate() {
+            for layer in &view.layers {
+                store.give_tree(layer, range).await.unwrap();
+                assert!(!layer.join(cordium_image::GIVING).exists());
+            }
+            let shown = mounted(&fixture, &format!("given-{index}"), range, &view);
+            // The first line is the root, which is the upper layer's.
+            assert!(shown.lines().skip(1).eq(expected.lines().skip(1)), "{range}:\n{shown}\nnot\n{expected}");
+            let capable = view.layers[0].join("capable").metadata().unwrap();
+            assert_eq!((capable.uid(), capable.mode() & 0o7777), (range.uid_start + 1000, 0o755));
+        }
+        let foreign = IdMap { uid_start: 5, ..home };
+        assert!(store.give_tree(&view.layers[0], &foreign).await.is_err(), "not one of ours");
+    });
+}
+
+#[test]
 fn a_range_that_was_not_given_is_refused() {
     as_user("a_range_that_was_not_given_is_refused", || async {
         let fixture = Fixture::new();

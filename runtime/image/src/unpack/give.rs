@@ -11,13 +11,15 @@ use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{self, AtFlags, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Uid, XattrFlags};
+use rustix::fs::{self, AtFlags, Dir, FileType, Gid, Mode, OFlags, Stat, Uid, XattrFlags};
 use rustix::io::Errno;
+use rustix::path::Arg;
 use serde::{Deserialize, Serialize};
 
 use super::idmap::RANGE;
 use super::meta::ROOT_ID;
 use super::protocol::Fault;
+use super::{open, xattr};
 
 /// Deeper trees are refused, as they are by what measures storage: each level holds a descriptor.
 const MAX_DEPTH: usize = 900;
@@ -25,9 +27,8 @@ const MAX_DEPTH: usize = 900;
 const MAX_ATTRIBUTE: usize = 64 << 10;
 /// At the top of a tree while it is given: it belongs to no range as a whole then.
 pub const GIVING: &str = ".cordium-giving";
-const NOTES: &CStr = c".cordium-giving";
+const NAME: &[u8] = GIVING.as_bytes();
 const MAX_NOTES: u64 = 64 << 20;
-const CAPABILITY: &str = "security.capability";
 const ACCESS_LISTS: [&str; 2] = ["system.posix_acl_access", "system.posix_acl_default"];
 
 /// Which ids the tree is given to.
@@ -71,7 +72,7 @@ pub(crate) fn tree(top: BorrowedFd<'_>, shift: Shift) -> Result<u64, Fault> {
             }
         };
         let name: CString = entry.file_name().to_owned();
-        if [&b"."[..], b"..", NOTES.to_bytes()].contains(&name.as_bytes()) {
+        if [&b"."[..], b"..", NAME].contains(&name.as_bytes()) {
             continue;
         }
         let fd = dir.fd().map_err(|e| Fault::io("listing", name.as_bytes(), e))?;
@@ -105,21 +106,12 @@ fn read(dir: &OwnedFd) -> Result<Dir, Fault> {
     Dir::read_from(dir).map_err(|e| Fault::io("listing", b"a directory", e))
 }
 
-/// Within one file system only: what is mounted in a tree is not part of it.
-const RESOLVE: ResolveFlags = ResolveFlags::BENEATH
-    .union(ResolveFlags::NO_SYMLINKS)
-    .union(ResolveFlags::NO_MAGICLINKS)
-    .union(ResolveFlags::NO_XDEV);
-
 fn open_dir(dir: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd, Fault> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    fs::openat2(dir, name, flags, Mode::empty(), RESOLVE)
-        .map_err(|e| Fault::io("opening", name.to_bytes(), e))
+    open::dir(dir, name).map_err(|e| Fault::io("opening", name.to_bytes(), e))
 }
 
 fn open_file(dir: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd, Fault> {
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    fs::openat2(dir, name, flags, Mode::empty(), RESOLVE)
+    open::file(dir, name, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty())
         .map_err(|e| Fault::io("opening", name.to_bytes(), e))
 }
 
@@ -154,7 +146,7 @@ fn give(
             }
         }
         if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile {
-            let capability = attribute(fd, CAPABILITY, name)?;
+            let capability = attribute(fd, xattr::CAPABILITY, name)?;
             notes.note(Note { inode: stat.st_ino, mode: stat.st_mode & 0o7777, capability })?;
         }
         fs::fchown(fd, uid, gid).map_err(|e| Fault::io("setting the owner of", name, e))?;
@@ -164,8 +156,10 @@ fn give(
         fs::fchmod(fd, Mode::from_raw_mode(note.mode))
             .map_err(|e| Fault::io("setting the mode of", name, e))?;
         if let Some(value) = &note.capability {
-            let value = file_capability(value.clone(), shift);
-            fs::fsetxattr(fd, CAPABILITY, &value, XattrFlags::empty())
+            let given = xattr::with_root(value, |root| Some(shift.uids.of(root)));
+            // The form without a root is for that of this very namespace, which owns nothing.
+            let value = given.as_ref().unwrap_or(value);
+            fs::fsetxattr(fd, xattr::CAPABILITY, value, XattrFlags::empty())
                 .map_err(|e| Fault::io("setting the capabilities of", name, e))?;
         }
     }
@@ -189,13 +183,12 @@ struct Notes {
 impl Notes {
     /// Takes up those of an attempt before. A line that was cut off is of a file that was not touched yet.
     fn open(top: BorrowedFd<'_>) -> Result<Self, Fault> {
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fail = |error| Fault::io("opening", NOTES.to_bytes(), error);
-        let mut file =
-            File::from(fs::openat2(top, NOTES, flags, Mode::RUSR | Mode::WUSR, RESOLVE).map_err(fail)?);
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::APPEND;
+        let fail = |error| Fault::io("opening", NAME, error);
+        let mut file = File::from(open::file(top, GIVING, flags, Mode::RUSR | Mode::WUSR).map_err(fail)?);
         let mut text = Vec::new();
         let read = (&mut file).take(MAX_NOTES).read_to_end(&mut text);
-        read.map_err(|error| Fault::entry(NOTES.to_bytes(), error.to_string()))?;
+        read.map_err(|error| Fault::entry(NAME, error.to_string()))?;
         let lines = text.split(|byte| *byte == b'\n');
         let notes = lines.filter_map(|line| serde_json::from_slice::<Note>(line).ok());
         let all = notes.map(|note| (note.inode, note)).collect();
@@ -207,7 +200,7 @@ impl Notes {
         if (note.mode & 0o6000 == 0 && note.capability.is_none()) || self.all.contains_key(&note.inode) {
             return Ok(());
         }
-        let fail = |reason: String| Fault::entry(NOTES.to_bytes(), reason);
+        let fail = |reason: String| Fault::entry(NAME, reason);
         // Begins with the end of a line: the one before may have been cut off.
         let mut line = vec![b'\n'];
         serde_json::to_writer(&mut line, &note).map_err(|e| fail(e.to_string()))?;
@@ -223,12 +216,11 @@ impl Notes {
     }
 
     fn discard(self, top: BorrowedFd<'_>) -> Result<(), Fault> {
-        fs::unlinkat(top, NOTES, AtFlags::empty())
-            .map_err(|error| Fault::io("removing", NOTES.to_bytes(), error))
+        fs::unlinkat(top, GIVING, AtFlags::empty()).map_err(|error| Fault::io("removing", NAME, error))
     }
 }
 
-fn attribute(fd: BorrowedFd<'_>, attribute: &str, name: &[u8]) -> Result<Option<Vec<u8>>, Fault> {
+fn attribute(fd: BorrowedFd<'_>, attribute: impl Arg + Copy, name: &[u8]) -> Result<Option<Vec<u8>>, Fault> {
     let mut value = vec![0; 1024];
     loop {
         match fs::fgetxattr(fd, attribute, &mut value) {
@@ -241,14 +233,6 @@ fn attribute(fd: BorrowedFd<'_>, attribute: &str, name: &[u8]) -> Result<Option<
             Err(error) => return Err(Fault::io("reading an attribute of", name, error)),
         }
     }
-}
-
-/// The version with a namespace root names one; the other is for the root of this very namespace, which owns nothing.
-fn file_capability(mut value: Vec<u8>, shift: Shift) -> Vec<u8> {
-    if let Some(Ok(root)) = value.get(20..24).map(<[u8; 4]>::try_from) {
-        value[20..24].copy_from_slice(&shift.uids.of(u32::from_le_bytes(root)).to_le_bytes());
-    }
-    value
 }
 
 /// A version, then entries of tag, permissions and id; only those of named users and groups have one.
@@ -294,11 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn capabilities_and_access_lists_name_ids_too() {
-        let mut v3 = vec![0; 20];
-        v3.extend(1u32.to_le_bytes());
-        assert_eq!(file_capability(v3.clone(), SHIFT)[20..], 65_537u32.to_le_bytes());
-        assert_eq!(file_capability(vec![7; 20], SHIFT), [7; 20]);
+    fn access_lists_name_ids_too() {
         let entry = |tag: u16, id: u32| [&tag.to_le_bytes()[..], &[6, 0], &id.to_le_bytes()].concat();
         let list = |uid: u32, gid: u32| {
             let own = entry(0x01, u32::MAX);

@@ -12,6 +12,7 @@ pub(crate) mod idmap;
 mod leaf;
 mod merge;
 mod meta;
+mod open;
 mod path;
 mod pool;
 mod probe;

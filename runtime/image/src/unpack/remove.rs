@@ -5,9 +5,10 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{self, AtFlags, Dir, Mode, OFlags, RenameFlags, ResolveFlags};
+use rustix::fs::{self, AtFlags, Dir, RenameFlags};
 use rustix::io::Errno;
 
+use super::open;
 use super::protocol::Fault;
 
 /// Removes everything in `top`, not `top` itself.
@@ -53,14 +54,8 @@ pub(crate) fn empty(top: BorrowedFd<'_>) -> Result<(), Fault> {
     }
 }
 
-/// Within one file system only: what is mounted in a tree is not part of it.
 fn open_dir(dir: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd, Fault> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let resolve = ResolveFlags::BENEATH
-        | ResolveFlags::NO_SYMLINKS
-        | ResolveFlags::NO_MAGICLINKS
-        | ResolveFlags::NO_XDEV;
-    fs::openat2(dir, name, flags, Mode::empty(), resolve).map_err(|e| Fault::io("opening", name, e))
+    open::dir(dir, name).map_err(|e| Fault::io("opening", name, e))
 }
 
 fn names(dir: BorrowedFd<'_>) -> Result<Vec<Vec<u8>>, Fault> {
@@ -101,6 +96,7 @@ fn rmdir(dir: BorrowedFd<'_>, name: &[u8]) -> Result<bool, Fault> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use rustix::fs::{Mode, OFlags};
     use std::os::unix::fs::symlink;
 
     #[test]

@@ -14,11 +14,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-use rustix::fs::{self, AtFlags, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Uid};
+use rustix::fs::{self, AtFlags, Dir, FileType, Gid, Mode, OFlags, Stat, Uid};
 use rustix::io::Errno;
 
 use super::content::{self, Buffers, Origin};
 use super::merge::{Part, is_whiteout, merged};
+use super::open;
 use super::path::join;
 use super::protocol::{Fault, Report, show};
 use super::shift::{Owner, times};
@@ -317,13 +318,9 @@ impl Walk {
 }
 
 fn open_dir(root: &OwnedFd, path: &[u8]) -> Result<OwnedFd, Fault> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::NOATIME | OFlags::CLOEXEC;
-    let resolve = ResolveFlags::BENEATH
-        | ResolveFlags::NO_SYMLINKS
-        | ResolveFlags::NO_MAGICLINKS
-        | ResolveFlags::NO_XDEV;
     let name = if path.is_empty() { &b"."[..] } else { path };
-    fs::openat2(root, name, flags, Mode::empty(), resolve).map_err(|e| match e {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOATIME;
+    open::file(root, name, flags, Mode::empty()).map_err(|e| match e {
         Errno::NAMETOOLONG => Fault::entry(path, format!("{} bytes are too long a path", path.len())),
         e => Fault::io("opening the directory", show(path).as_bytes(), e),
     })

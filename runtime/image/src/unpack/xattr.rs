@@ -40,12 +40,19 @@ pub(crate) fn in_view(name: &[u8]) -> bool {
 
 /// File capabilities for the root of another range. None for what unpacking does not leave behind.
 pub(crate) fn shift_capability(value: &[u8], by: u32, ids: u32) -> Option<Vec<u8>> {
+    with_root(value, |root| (1..=ids).contains(&root).then(|| root.checked_add(by))?)
+}
+
+/// File capabilities for the namespace root that `new` makes of the one they are for. None for a form that names none.
+pub(crate) fn with_root(value: &[u8], new: impl FnOnce(u32) -> Option<u32>) -> Option<Vec<u8>> {
     let magic = u32::from_le_bytes(value.get(..4)?.try_into().ok()?);
     let root = u32::from_le_bytes(value.get(20..24)?.try_into().ok()?);
-    let fits = magic & REVISION_MASK == REVISION_3 && value.len() == 24 && (1..=ids).contains(&root);
+    if magic & REVISION_MASK != REVISION_3 || value.len() != 24 {
+        return None;
+    }
     let mut out = value.to_vec();
-    out[20..].copy_from_slice(&root.checked_add(by)?.to_le_bytes());
-    fits.then_some(out)
+    out[20..].copy_from_slice(&new(root)?.to_le_bytes());
+    Some(out)
 }
 
 #[cfg(test)]
