@@ -4,12 +4,13 @@ use std::{env, fs, path::PathBuf};
 
 use prost::Message as _;
 
-const FILES: [&str; 5] = [
+const FILES: [&str; 6] = [
     "cordium/v1/types.proto",
     "cordium/v1/session.proto",
     "cordium/v1/agent.proto",
     "cordium/v1/node.proto",
     "cordium/v1/control.proto",
+    "cordium/v1/audit.proto",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -79,6 +79,8 @@ pub enum Command {
     /// Create, list and delete volumes, whose data outlives workspaces
     #[command(visible_aliases = ["volumes", "vol"])]
     Volume(cmd::volume::Args),
+    /// Show who did what, and whether the log of it was touched
+    Audit(cmd::audit::Args),
     /// Check what this machine offers, with the fix for what is missing
     Doctor(cmd::doctor::Args),
     /// Prepare this machine for an ordinary user (once, as root)

@@ -4,7 +4,10 @@ use std::{io, path::PathBuf, time::Duration};
 
 use cordium_proto::{
     MAX_MESSAGE_BYTES,
-    v1::{control_client::ControlClient, node_client::NodeClient, session_client::SessionClient},
+    v1::{
+        audit_client::AuditClient, control_client::ControlClient, node_client::NodeClient,
+        session_client::SessionClient,
+    },
 };
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
@@ -60,6 +63,10 @@ impl Client {
 
     pub fn control(&self) -> ControlClient<Channel> {
         ControlClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES)
+    }
+
+    pub fn audit(&self) -> AuditClient<Channel> {
+        AuditClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES)
     }
 
     pub fn node(&self) -> NodeClient<Channel> {

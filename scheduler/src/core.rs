@@ -13,6 +13,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     activity::Activity,
+    audit::Audit,
     config::Config,
     crypt::Cipher,
     error::ApiError,
@@ -27,6 +28,7 @@ const USAGE: Duration = Duration::from_secs(1);
 
 pub struct Core {
     pub store: Store,
+    pub audit: Audit,
     pub cipher: Cipher,
     pub config: Config,
     pub nodes: BTreeMap<String, Arc<NodeHandle>>,

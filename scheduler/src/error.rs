@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use cordium_audit::AuditError;
 use cordium_proto::HINT_KEY;
 use cordium_spec::SpecError;
 use tonic::{
@@ -40,9 +41,15 @@ pub enum SchedulerError {
         "the store {path} holds secrets that the key {key} does not open; give the key they were written with"
     )]
     WrongKey { path: PathBuf, key: PathBuf },
+    #[error("could not read what is kept of the audit log: {0}")]
+    AuditKept(String),
+    #[error(transparent)]
+    Audit(#[from] AuditError),
     #[error("node name {name:?}: {reason}")]
     NodeName { name: String, reason: String },
 }
+
+const FREE_SPACE: &str = "free some space on the scheduler's disk";
 
 /// Why a request was refused or failed.
 #[derive(Debug, thiserror::Error)]
@@ -73,6 +80,9 @@ pub enum ApiError {
     Corrupt { what: &'static str, of: String, why: String },
     #[error("could not get random bytes: {0}")]
     Random(String),
+    /// What is not recorded is not done.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
     #[error("the scheduler is shutting down")]
     ShuttingDown,
 }
@@ -157,12 +167,17 @@ impl From<ApiError> for Status {
             ApiError::Store(source) => {
                 tracing::error!(error = %source, "the store failed");
                 match source.sqlite_error_code() {
-                    Some(rusqlite::ErrorCode::DiskFull) => with_hint(
-                        Code::ResourceExhausted,
-                        message,
-                        Some("free some space on the scheduler's disk"),
-                    ),
+                    Some(rusqlite::ErrorCode::DiskFull) => {
+                        with_hint(Code::ResourceExhausted, message, Some(FREE_SPACE))
+                    }
                     _ => Status::internal(message),
+                }
+            }
+            ApiError::Audit(source) => {
+                tracing::error!(error = %source, "the audit log failed");
+                match source.is_full() {
+                    true => with_hint(Code::ResourceExhausted, message, Some(FREE_SPACE)),
+                    false => Status::internal(message),
                 }
             }
             ApiError::Corrupt { .. } | ApiError::Random(_) => {

@@ -8,6 +8,7 @@
 //! `status` → the journal → `watch`.
 
 mod activity;
+mod audit;
 mod clock;
 mod config;
 mod control;
@@ -28,7 +29,7 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use cordium_proto::{
     MAX_MESSAGE_BYTES,
-    v1::{control_server::ControlServer, session_server::SessionServer},
+    v1::{audit_server::AuditServer, control_server::ControlServer, session_server::SessionServer},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::transport::Channel;
@@ -44,7 +45,7 @@ use crate::{core::Core, crypt::Cipher, nodes::NodeHandle, store::Store};
 
 /// A running scheduler.
 pub struct Embedded {
-    /// Serves both Control and Session. Cheap to clone.
+    /// Serves Control, Session and Audit. Cheap to clone.
     pub control: ControlService,
     core: Arc<Core>,
 }
@@ -58,6 +59,11 @@ impl Embedded {
     /// The Session service for clients: resolves workspaces' names and passes streams on to their nodes.
     pub fn session_server(&self) -> SessionServer<ControlService> {
         SessionServer::new(self.control.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES)
+    }
+
+    /// The Audit service.
+    pub fn audit_server(&self) -> AuditServer<ControlService> {
+        AuditServer::new(self.control.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES)
     }
 
     /// Asks every stream to end, without waiting: call it when the server that they are served by shuts down.
@@ -98,8 +104,10 @@ pub async fn start(config: Config, targets: Vec<NodeTarget>) -> Result<Embedded,
             return Err(refused("given twice".into()));
         }
     }
+    let audit = audit::Audit::open(&config.db, &store)?;
     let core = Arc::new(Core {
         store,
+        audit,
         cipher,
         config,
         nodes,
@@ -108,6 +116,7 @@ pub async fn start(config: Config, targets: Vec<NodeTarget>) -> Result<Embedded,
         shutdown: CancellationToken::new(),
         tasks: TaskTracker::new(),
     });
+    core.tasks.spawn(audit::keep(core.clone()));
     for node in core.nodes.values() {
         core.tasks.spawn(nodes::follow::run(core.clone(), node.clone()));
     }

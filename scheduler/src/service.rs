@@ -11,13 +11,14 @@ use futures::Stream;
 use tonic::{Request, Response, Status};
 
 use crate::{
+    audit::{actor, entries},
     control::{create, delete, read, share, start, stop, update},
     core::Core,
     error::ApiError,
     watch,
 };
 
-/// Implements the Control and the Session service.
+/// Implements the Control, the Session and the Audit service.
 #[derive(Clone)]
 pub struct ControlService {
     pub(crate) core: Arc<Core>,
@@ -28,7 +29,7 @@ impl ControlService {
         Self { core }
     }
 
-    fn open(&self) -> Result<&Arc<Core>, ApiError> {
+    pub(crate) fn open(&self) -> Result<&Arc<Core>, ApiError> {
         if self.core.shutdown.is_cancelled() { Err(ApiError::ShuttingDown) } else { Ok(&self.core) }
     }
 }
@@ -40,7 +41,9 @@ impl Control for ControlService {
     type WatchWorkspacesStream = Pin<Box<dyn Stream<Item = Result<WorkspaceEvent, Status>> + Send>>;
 
     async fn create(&self, request: Request<CreateRequest>) -> Answer<Resource> {
-        Ok(create::create(self.open()?, request.into_inner()).await.map(Response::new)?)
+        let (core, entry) = (self.open()?, entries::create(actor::of(&request), request.get_ref()));
+        let made = core.audit.around(entry, create::create(core, request.into_inner()));
+        Ok(made.await.map(Response::new)?)
     }
 
     async fn get(&self, request: Request<GetRequest>) -> Answer<Resource> {
@@ -52,25 +55,36 @@ impl Control for ControlService {
     }
 
     async fn update(&self, request: Request<UpdateRequest>) -> Answer<Resource> {
-        Ok(update::update(self.open()?, request.into_inner()).await.map(Response::new)?)
+        let (core, entry) = (self.open()?, entries::update(actor::of(&request), request.get_ref()));
+        let updated = core.audit.around(entry, update::update(core, request.into_inner()));
+        Ok(updated.await.map(Response::new)?)
     }
 
     async fn delete(&self, request: Request<DeleteResourceRequest>) -> Answer<DeleteResourceResponse> {
-        let warnings = delete::delete(self.open()?, request.into_inner()).await?;
+        let (core, entry) = (self.open()?, entries::delete(actor::of(&request), request.get_ref()));
+        let deleted = core.audit.around_what_frees(entry, delete::delete(core, request.into_inner()));
+        let warnings = deleted.await?;
         Ok(Response::new(DeleteResourceResponse { warnings }))
     }
 
     async fn start_workspace(&self, request: Request<StartWorkspaceRequest>) -> Answer<Resource> {
-        let wish = start::Wish::try_from(request.into_inner())?;
-        Ok(start::start(self.open()?, wish).await.map(Response::new)?)
+        let (core, entry) = (self.open()?, entries::start(actor::of(&request), request.get_ref()));
+        let started = core
+            .audit
+            .around(entry, async { start::start(core, start::Wish::try_from(request.into_inner())?).await });
+        Ok(started.await.map(Response::new)?)
     }
 
     async fn stop_workspace(&self, request: Request<StopWorkspaceRequest>) -> Answer<Resource> {
-        Ok(stop::stop(self.open()?, request.into_inner()).await.map(Response::new)?)
+        let (core, entry) = (self.open()?, entries::stop(actor::of(&request), request.get_ref()));
+        let stopped = core.audit.around_what_frees(entry, stop::stop(core, request.into_inner()));
+        Ok(stopped.await.map(Response::new)?)
     }
 
     async fn share_port(&self, request: Request<SharePortRequest>) -> Answer<Resource> {
-        Ok(share::share(self.open()?, request.into_inner()).await.map(Response::new)?)
+        let (core, entry) = (self.open()?, entries::share(actor::of(&request), request.get_ref()));
+        let shared = core.audit.around(entry, share::share(core, request.into_inner()));
+        Ok(shared.await.map(Response::new)?)
     }
 
     async fn watch_workspaces(

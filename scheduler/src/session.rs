@@ -16,6 +16,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::{
     activity,
+    audit::{actor, entries},
     core::Core,
     error::{ApiError, relayed, with_hint},
     names,
@@ -111,6 +112,7 @@ impl Session for ControlService {
     type LogsStream = Replies<LogEntry>;
 
     async fn exec(&self, request: Request<Streaming<ExecRequest>>) -> Answer<Self::ExecStream> {
+        let actor = actor::of(&request);
         let mut stream = request.into_inner();
         let mut opening = first(&mut stream, "`start`").await?;
         let Some(exec_request::Message::Start(start)) = &mut opening.message else {
@@ -118,6 +120,7 @@ impl Session for ControlService {
         };
         let route = Route::find(&self.core, &start.workspace, true)?;
         start.workspace.clone_from(&route.uid);
+        self.core.audit.record(entries::exec(actor, &route.name, &route.uid, start))?;
         let answer = route.node.sessions().exec(rest(opening, stream)).await;
         let replies = answer.map_err(|status| route.explain(status))?.into_inner();
         activity::note(&self.core, &route.uid);
@@ -128,9 +131,11 @@ impl Session for ControlService {
         &self,
         request: Request<CreateTerminalRequest>,
     ) -> Answer<CreateTerminalResponse> {
+        let actor = actor::of(&request);
         let mut request = request.into_inner();
         let route = Route::find(&self.core, &request.workspace, true)?;
         request.workspace.clone_from(&route.uid);
+        self.core.audit.record(entries::terminal(actor, &route.name, &route.uid, &request))?;
         let answer = route.node.sessions().create_terminal(request).await;
         let made = answer.map_err(|status| route.explain(status))?.into_inner();
         activity::note(&self.core, &route.uid);

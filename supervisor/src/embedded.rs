@@ -42,7 +42,7 @@ impl Scheduler {
         cordium_scheduler::embedded(&db, &key, node, channel).await.map(Self)
     }
 
-    /// The Control and Session services.
+    /// The Control, Session and Audit services.
     pub fn control(&self) -> ControlService {
         self.0.control.clone()
     }

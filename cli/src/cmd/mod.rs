@@ -1,6 +1,7 @@
 //! One file per command.
 
 pub mod apply;
+pub mod audit;
 pub mod completion;
 pub mod create;
 pub mod delete;
@@ -49,6 +50,7 @@ pub fn dispatch(cli: Cli) -> Outcome {
         Command::Watch(args) => block_on(watch::run(global, args)),
         Command::Volume(args) => block_on(volume::run(global, args)),
         Command::Image(args) => block_on(image::run(global, args)),
+        Command::Audit(args) => block_on(audit::run(global, args)),
         Command::Doctor(args) => block_on(doctor::run(global, args)),
         Command::Status(args) => block_on(status::run(global, args)),
         Command::Version(args) => block_on(version::run(global, args)),

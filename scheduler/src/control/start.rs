@@ -13,6 +13,7 @@ use rusqlite::Connection;
 use tonic::Status;
 
 use crate::{
+    audit::entries,
     clock,
     control::{secrets, volumes},
     core::Core,
@@ -116,6 +117,9 @@ fn begin(conn: &Connection, core: &Core, uid: &str, wish: Wish) -> Result<Begun,
     volumes::check_free(conn, &ws, &resolved.volumes)?;
     let node = place(conn, core, &ws, &wish.node, &resolved)?;
 
+    if !resolved.secrets.is_empty() {
+        core.audit.record(entries::secrets(uid, &name, &ws.record.space, &resolved.secrets))?;
+    }
     let run_id = names::new_uid();
     let before = ws.status.state;
     status::begin_run(&mut ws.status, &run_id, wish.vars.into_iter().collect(), clock::now());

@@ -1,14 +1,18 @@
 //! Puts a node's phase events into the store, with the position in its stream.
 
+use std::sync::Arc;
+
 use cordium_proto::v1::{PhaseEvent, WorkspaceState};
 use rusqlite::Connection;
 
 use crate::{
+    audit::{Audit, entries},
     clock,
+    core::Core,
     error::ApiError,
     names::Target,
     status::{self, Outcome},
-    store::{self, Store, journal, workspaces},
+    store::{self, journal, workspaces},
 };
 
 /// How far a node's stream has been applied.
@@ -38,18 +42,21 @@ impl Position {
 
 /// Applies a batch in one transaction and returns the new position.
 pub async fn batch(
-    store: &Store,
+    core: &Arc<Core>,
     node: &str,
     position: Position,
     events: Vec<PhaseEvent>,
 ) -> Result<Position, ApiError> {
-    let node = node.to_owned();
-    store
+    let (inner, node) = (core.clone(), node.to_owned());
+    core.store
         .write(move |tx| {
             let mut position = position;
             for event in events {
                 if event.snapshot || event.revision > position.cursor {
-                    one(tx, &node, &event)?;
+                    let outcome = one(tx, &node, &event)?;
+                    if outcome == Outcome::Transition {
+                        record(tx, &inner.audit, &node, &event)?;
+                    }
                 }
                 position = position.after(&event);
             }
@@ -57,6 +64,15 @@ pub async fn batch(
             Ok(position)
         })
         .await
+}
+
+/// Before the commit: what is applied again after a crash is recorded twice, rather than not at all.
+fn record(conn: &Connection, audit: &Audit, node: &str, event: &PhaseEvent) -> Result<(), ApiError> {
+    let Some(ws) = workspaces::find(conn, &Target::Uid(event.workspace_uid.clone()))? else { return Ok(()) };
+    if let Some(entry) = entries::phase(node, &ws.record, event) {
+        audit.note(entry);
+    }
+    Ok(())
 }
 
 /// Applies one event. Events of unknown workspaces, and of workspaces that belong to another node, are left out.

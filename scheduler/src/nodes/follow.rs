@@ -98,7 +98,7 @@ async fn follow(core: &Arc<Core>, node: &Arc<NodeHandle>) -> Result<std::convert
         tokio::select! {
             batch = batches.next() => {
                 let (events, broken) = split(batch.ok_or(Break::Ended)?);
-                position = apply::batch(&core.store, &node.name, position, events).await?;
+                position = apply::batch(core, &node.name, position, events).await?;
                 node.set_applied(position.newest());
                 if let Some(status) = broken {
                     return Err(Break::Call(status));

@@ -29,6 +29,7 @@ pub async fn serve(
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<v1::control_server::ControlServer<ControlService>>().await;
     reporter.set_serving::<v1::session_server::SessionServer<ControlService>>().await;
+    reporter.set_serving::<v1::audit_server::AuditServer<ControlService>>().await;
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
@@ -45,6 +46,7 @@ pub async fn serve(
     let router = server
         .add_service(scheduler.control_server())
         .add_service(scheduler.session_server())
+        .add_service(scheduler.audit_server())
         .add_service(health)
         .add_service(reflection);
     let stopped = stop.cancelled_owned();

@@ -6,8 +6,12 @@ use rusqlite::Connection;
 
 use crate::error::SchedulerError;
 
-const STEPS: [&str; 3] =
-    [include_str!("schema_1.sql"), include_str!("schema_2.sql"), include_str!("schema_3.sql")];
+const STEPS: [&str; 4] = [
+    include_str!("schema_1.sql"),
+    include_str!("schema_2.sql"),
+    include_str!("schema_3.sql"),
+    include_str!("schema_4.sql"),
+];
 
 /// Brings the store to the newest schema; each step is one transaction.
 pub fn run(conn: &mut Connection, path: &Path) -> Result<(), SchedulerError> {

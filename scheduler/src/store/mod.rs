@@ -3,6 +3,7 @@
 //! Writes go through one connection, each as one durable transaction; what they appended to the journal is told
 //! to watchers only after the commit. Reads have connections of their own and never wait for a writer.
 
+pub mod audit;
 pub mod journal;
 pub mod left_behind;
 mod migrations;

@@ -7,7 +7,7 @@ use std::{path::Path, time::Duration};
 
 use cordium_proto::v1::{
     CreateRequest, GetRequest, Kind, Resource, StartWorkspaceRequest, StopWorkspaceRequest,
-    WatchWorkspacesRequest, WorkspaceEvent, WorkspaceState as S, WorkspaceStatus,
+    WatchWorkspacesRequest, WorkspaceEvent, WorkspaceState as S, WorkspaceStatus, audit_client::AuditClient,
     control_client::ControlClient, session_client::SessionClient,
 };
 use cordium_scheduler::{Config, NodeTarget};
@@ -69,6 +69,7 @@ impl Scheduler {
             tonic::transport::Server::builder()
                 .add_service(scheduler.control_server())
                 .add_service(scheduler.session_server())
+                .add_service(scheduler.audit_server())
                 .serve_with_incoming(incoming)
                 .await
                 .unwrap();
@@ -83,6 +84,22 @@ impl Scheduler {
 
     pub fn session(&self) -> SessionClient<Channel> {
         SessionClient::new(self.channel.clone())
+    }
+
+    pub fn audit(&self) -> AuditClient<Channel> {
+        AuditClient::new(self.channel.clone())
+    }
+
+    /// Waits until the store has the hash of that record of the audit log.
+    pub async fn until_kept(&self, dir: &Path, seq: i64) {
+        let db = rusqlite::Connection::open(dir.join("control.db")).unwrap();
+        let kept = || db.query_row("SELECT head_seq FROM audit_kept", [], |row| row.get::<_, i64>(0));
+        let waiting = async {
+            while kept().unwrap_or_default() < seq {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, waiting).await.expect("the audit log's head in the store");
     }
 
     pub async fn create(&self, name: &str, spec: &str) -> Resource {

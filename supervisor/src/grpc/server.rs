@@ -5,6 +5,7 @@ use std::time::Duration;
 use cordium_proto::{
     DESCRIPTORS, MAX_MESSAGE_BYTES,
     v1::{
+        audit_server::{Audit, AuditServer},
         control_server::{Control, ControlServer},
         node_server::NodeServer,
         session_server::{Session, SessionServer},
@@ -57,9 +58,9 @@ pub fn for_remote_schedulers(
     Ok(builder().tls_config(tls)?.add_service(node_server(node)).add_service(session_server(session)))
 }
 
-/// Everything, with health and reflection, for clients on this machine. Without a scheduler there is no Control, and
-/// `session` is the node's own.
-pub async fn for_clients<C: Control + Clone, S: Session>(
+/// Everything, with health and reflection, for clients on this machine. Without a scheduler there is no Control and no
+/// Audit, and `session` is the node's own.
+pub async fn for_clients<C: Control + Audit + Clone, S: Session>(
     node: NodeService,
     control: Option<C>,
     session: S,
@@ -72,9 +73,11 @@ pub async fn for_clients<C: Control + Clone, S: Session>(
             .register_encoded_file_descriptor_set(DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
+    let audit = control.clone().map(|c| AuditServer::new(c).max_decoding_message_size(MAX_MESSAGE_BYTES));
     let control = control.map(|c| ControlServer::new(c).max_decoding_message_size(MAX_MESSAGE_BYTES));
     if control.is_some() {
         reporter.set_serving::<ControlServer<C>>().await;
+        reporter.set_serving::<AuditServer<C>>().await;
     }
     Ok(builder()
         .add_service(health)
@@ -82,5 +85,6 @@ pub async fn for_clients<C: Control + Clone, S: Session>(
         .add_service(describe().build_v1alpha()?)
         .add_service(node_server(node))
         .add_service(session_server(session))
-        .add_optional_service(control))
+        .add_optional_service(control)
+        .add_optional_service(audit))
 }
