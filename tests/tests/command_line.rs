@@ -2,7 +2,9 @@
 
 use std::{os::unix::fs::PermissionsExt, process::ExitCode, sync::Arc, time::Duration};
 
-use cordium_tests::{Context, Fixture, Result, Suite, cli::Answer, ensure, ensure_eq, images, json, paths};
+use cordium_tests::{
+    Context, Fixture, Result, Suite, cli::Answer, ensure, ensure_eq, images, json, paths, user::User,
+};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -17,6 +19,7 @@ fn main() -> ExitCode {
         .case("run_reports_a_failed_start", run_reports_a_failed_start)
         .case("exec_input_and_exit_codes", exec_input_and_exit_codes)
         .case("logs_and_watch", logs_and_watch)
+        .case("who_did_what_is_recorded", who_did_what_is_recorded)
         .case("ctrl_c_stops_what_it_started", ctrl_c_stops_what_it_started)
         .case("errors_have_a_next_step", errors_have_a_next_step)
         .case("doctor_checks_this_machine", doctor_checks_this_machine)
@@ -94,6 +97,39 @@ async fn run_with_a_command_and_rm(f: Arc<Fixture>) -> Result<()> {
         .await?;
     ensure_eq!((answer.code, answer.out.as_str()), (5, "done\n"));
     failed(&f.cli().run(&["get", "ws", "once"]).await?, &["once"])
+}
+
+async fn who_did_what_is_recorded(f: Arc<Fixture>) -> Result<()> {
+    let cli = f.cli();
+    let noted = cli.ok(&["audit", "head"]).await?;
+    cli.ok(&["run", "seen", "--image", &f.image(images::MUSL), "--rm", "--", "echo", "a word"]).await?;
+    let log = cli.ok(&["audit", "log", "seen"]).await?;
+    for words in
+        ["workspace.create workspace seen", "workspace.running", "command=echo a word", "workspace.delete"]
+    {
+        ensure!(log.contains(words), "no {words} in {log}");
+    }
+    ensure!(log.contains(&format!("uid {} ", User::for_tests()?.uid)), "who it was is not told: {log}");
+    let lines = cli.ok(&["audit", "log", "-n", "2", "-o", "json"]).await?;
+    ensure_eq!(lines.lines().map(parse).collect::<Result<Vec<_>>>()?.len(), 2);
+    let report = parse(&cli.ok(&["audit", "verify", "--head", noted.trim(), "-o", "json"]).await?)?;
+    ensure_eq!(report["sound"], true);
+    // The same without the supervisor, on a copy to which somebody has done something.
+    let copy = f.dir.join("audit");
+    std::fs::create_dir(&copy)?;
+    let dir = copy.to_string_lossy();
+    for entry in std::fs::read_dir(f.node.state().join("audit"))? {
+        let entry = entry?;
+        let text = std::fs::read_to_string(entry.path())?.replace("echo a word", "echo nothing");
+        std::fs::write(copy.join(entry.file_name()), text)?;
+    }
+    std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o755))?;
+    for entry in std::fs::read_dir(&copy)? {
+        std::fs::set_permissions(entry?.path(), std::fs::Permissions::from_mode(0o644))?;
+    }
+    let touched = cli.run(&["audit", "verify", "--dir", &dir, "--head", noted.trim()]).await?;
+    ensure_eq!(touched.code, 1);
+    failed(&touched, &["changed:", "is not what its hash is of"])
 }
 
 async fn run_from_a_file_with_vars(f: Arc<Fixture>) -> Result<()> {
