@@ -28,7 +28,7 @@ const USAGE: Duration = Duration::from_secs(1);
 
 pub struct Core {
     pub store: Store,
-    pub audit: Audit,
+    pub audit: Arc<Audit>,
     pub cipher: Cipher,
     pub config: Config,
     pub nodes: BTreeMap<String, Arc<NodeHandle>>,

@@ -104,7 +104,7 @@ pub async fn start(config: Config, targets: Vec<NodeTarget>) -> Result<Embedded,
             return Err(refused("given twice".into()));
         }
     }
-    let audit = audit::Audit::open(&config.db, &store)?;
+    let audit = Arc::new(audit::Audit::open(&config.db, &store)?);
     let core = Arc::new(Core {
         store,
         audit,

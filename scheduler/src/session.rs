@@ -120,7 +120,7 @@ impl Session for ControlService {
         };
         let route = Route::find(&self.core, &start.workspace, true)?;
         start.workspace.clone_from(&route.uid);
-        self.core.audit.record(entries::exec(actor, &route.name, &route.uid, start))?;
+        self.core.audit.record(entries::exec(actor, &route.name, &route.uid, start)).await?;
         let answer = route.node.sessions().exec(rest(opening, stream)).await;
         let replies = answer.map_err(|status| route.explain(status))?.into_inner();
         activity::note(&self.core, &route.uid);
@@ -135,7 +135,7 @@ impl Session for ControlService {
         let mut request = request.into_inner();
         let route = Route::find(&self.core, &request.workspace, true)?;
         request.workspace.clone_from(&route.uid);
-        self.core.audit.record(entries::terminal(actor, &route.name, &route.uid, &request))?;
+        self.core.audit.record(entries::terminal(actor, &route.name, &route.uid, &request)).await?;
         let answer = route.node.sessions().create_terminal(request).await;
         let made = answer.map_err(|status| route.explain(status))?.into_inner();
         activity::note(&self.core, &route.uid);

@@ -46,46 +46,58 @@ impl Audit {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What cannot be recorded must not be done.
-    pub fn record(&self, entry: Entry) -> Result<(), ApiError> {
+    /// What cannot be recorded must not be done. A disk that others keep busy can hold this up.
+    pub fn append(&self, entry: Entry) -> Result<(), ApiError> {
         let head = self.log().append(entry)?;
         self.newest.send_replace(head.seq);
         Ok(())
     }
 
-    /// For what goes on all the same: it has happened, or it gives back what is used up.
+    /// As [`Self::append`], for what goes on all the same: it has happened, or it gives back what is used up.
     pub fn note(&self, entry: Entry) {
         let (action, object) = (entry.action.clone(), entry.object.clone());
-        if let Err(error) = self.record(entry) {
+        if let Err(error) = self.append(entry) {
             tracing::error!(%error, action, object, "not in the audit log");
         }
     }
 
+    /// [`Self::append`], on a thread that may wait.
+    pub async fn record(self: &Arc<Self>, entry: Entry) -> Result<(), ApiError> {
+        let audit = self.clone();
+        tokio::task::spawn_blocking(move || audit.append(entry)).await.map_err(|_| ApiError::ShuttingDown)?
+    }
+
     /// Records what is asked for, does it, and records a refusal.
     pub async fn around<T>(
-        &self,
+        self: &Arc<Self>,
         entry: Entry,
         work: impl Future<Output = Result<T, ApiError>>,
     ) -> Result<T, ApiError> {
-        self.record(entry.clone())?;
-        self.refusal(entry, work.await)
+        self.record(entry.clone()).await?;
+        self.refusal(entry, work.await).await
     }
 
     /// As [`Self::around`], for what must be possible when the disk is full.
     pub async fn around_what_frees<T>(
-        &self,
+        self: &Arc<Self>,
         entry: Entry,
         work: impl Future<Output = Result<T, ApiError>>,
     ) -> Result<T, ApiError> {
-        self.note(entry.clone());
-        self.refusal(entry, work.await)
+        self.noted(entry.clone()).await;
+        self.refusal(entry, work.await).await
     }
 
-    fn refusal<T>(&self, entry: Entry, result: Result<T, ApiError>) -> Result<T, ApiError> {
+    async fn refusal<T>(self: &Arc<Self>, entry: Entry, result: Result<T, ApiError>) -> Result<T, ApiError> {
         if let Err(error) = &result {
-            self.note(entries::refused(entry, &error.to_string()));
+            self.noted(entries::refused(entry, &error.to_string())).await;
         }
         result
+    }
+
+    async fn noted(self: &Arc<Self>, entry: Entry) {
+        let audit = self.clone();
+        // It ends early only with the whole process.
+        let _ = tokio::task::spawn_blocking(move || audit.note(entry)).await;
     }
 
     fn head(&self) -> Head {
@@ -128,6 +140,7 @@ async fn keep_now(core: &Arc<Core>) -> Result<(), ApiError> {
     });
     let kept = synced.await.map_err(|_| ApiError::ShuttingDown)??;
     core.store.write(move |tx| store::audit::keep(tx, &kept)).await?;
-    core.audit.log().prune(&kept)?;
-    Ok(())
+    let inner = core.clone();
+    let pruned = tokio::task::spawn_blocking(move || inner.audit.log().prune(&kept));
+    Ok(pruned.await.map_err(|_| ApiError::ShuttingDown)??)
 }

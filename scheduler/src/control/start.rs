@@ -118,7 +118,7 @@ fn begin(conn: &Connection, core: &Core, uid: &str, wish: Wish) -> Result<Begun,
     let node = place(conn, core, &ws, &wish.node, &resolved)?;
 
     if !resolved.secrets.is_empty() {
-        core.audit.record(entries::secrets(uid, &name, &ws.record.space, &resolved.secrets))?;
+        core.audit.append(entries::secrets(uid, &name, &ws.record.space, &resolved.secrets))?;
     }
     let run_id = names::new_uid();
     let before = ws.status.state;
