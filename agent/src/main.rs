@@ -14,6 +14,7 @@ mod events;
 mod exec;
 mod failures;
 mod files;
+mod forward;
 mod git;
 mod identity;
 mod logs;

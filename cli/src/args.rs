@@ -69,6 +69,8 @@ pub enum Command {
     /// Open a terminal in a running workspace
     #[command(visible_alias = "term")]
     Terminal(cmd::terminal::Args),
+    /// Carry local connections to ports of a running workspace
+    PortForward(cmd::port_forward::Args),
     /// Show a workspace's log: image, clones, tasks
     Logs(cmd::logs::Args),
     /// Show phases as they happen

@@ -4,18 +4,18 @@ use std::{pin::Pin, sync::Arc};
 
 use cordium_proto::v1::{
     CreateRequest, DeleteResourceRequest, DeleteResourceResponse, GetRequest, GetStatusRequest,
-    GetStatusResponse, ListRequest, ListResponse, Resource, SharePortRequest, StartWorkspaceRequest,
+    GetStatusResponse, Kind, ListRequest, ListResponse, Resource, SharePortRequest, StartWorkspaceRequest,
     StopWorkspaceRequest, UpdateRequest, WatchWorkspacesRequest, WorkspaceEvent, control_server::Control,
 };
 use futures::Stream;
 use tonic::{Request, Response, Status};
 
 use crate::{
-    audit::{actor, entries},
+    audit::{self, actor, entries},
     control::{create, delete, read, share, start, stop, update},
     core::Core,
     error::ApiError,
-    watch,
+    names, watch,
 };
 
 /// Implements the Control, the Session and the Audit service.
@@ -40,7 +40,11 @@ type Answer<T> = Result<Response<T>, Status>;
 impl Control for ControlService {
     type WatchWorkspacesStream = Pin<Box<dyn Stream<Item = Result<WorkspaceEvent, Status>> + Send>>;
 
-    async fn create(&self, request: Request<CreateRequest>) -> Answer<Resource> {
+    async fn create(&self, mut request: Request<CreateRequest>) -> Answer<Resource> {
+        let asked = request.get_mut();
+        if asked.kind() == Kind::Workspace && asked.name.is_empty() {
+            asked.name = names::generated();
+        }
         let (core, entry) = (self.open()?, entries::create(actor::of(&request), request.get_ref()));
         let made = core.audit.around(entry, create::create(core, request.into_inner()));
         Ok(made.await.map(Response::new)?)
@@ -55,20 +59,26 @@ impl Control for ControlService {
     }
 
     async fn update(&self, request: Request<UpdateRequest>) -> Answer<Resource> {
-        let (core, entry) = (self.open()?, entries::update(actor::of(&request), request.get_ref()));
+        let (core, asked) = (self.open()?, request.get_ref());
+        let entry = entries::update(actor::of(&request), asked);
+        let entry = audit::about(core, asked.kind(), &asked.r#ref, &asked.space, entry);
         let updated = core.audit.around(entry, update::update(core, request.into_inner()));
         Ok(updated.await.map(Response::new)?)
     }
 
     async fn delete(&self, request: Request<DeleteResourceRequest>) -> Answer<DeleteResourceResponse> {
-        let (core, entry) = (self.open()?, entries::delete(actor::of(&request), request.get_ref()));
+        let (core, asked) = (self.open()?, request.get_ref());
+        let entry = entries::delete(actor::of(&request), asked);
+        let entry = audit::about(core, asked.kind(), &asked.r#ref, &asked.space, entry);
         let deleted = core.audit.around_what_frees(entry, delete::delete(core, request.into_inner()));
         let warnings = deleted.await?;
         Ok(Response::new(DeleteResourceResponse { warnings }))
     }
 
     async fn start_workspace(&self, request: Request<StartWorkspaceRequest>) -> Answer<Resource> {
-        let (core, entry) = (self.open()?, entries::start(actor::of(&request), request.get_ref()));
+        let (core, asked) = (self.open()?, request.get_ref());
+        let entry = entries::start(actor::of(&request), asked);
+        let entry = audit::about(core, Kind::Workspace, &asked.r#ref, &asked.space, entry);
         let started = core
             .audit
             .around(entry, async { start::start(core, start::Wish::try_from(request.into_inner())?).await });
@@ -76,13 +86,17 @@ impl Control for ControlService {
     }
 
     async fn stop_workspace(&self, request: Request<StopWorkspaceRequest>) -> Answer<Resource> {
-        let (core, entry) = (self.open()?, entries::stop(actor::of(&request), request.get_ref()));
+        let (core, asked) = (self.open()?, request.get_ref());
+        let entry = entries::stop(actor::of(&request), asked);
+        let entry = audit::about(core, Kind::Workspace, &asked.r#ref, &asked.space, entry);
         let stopped = core.audit.around_what_frees(entry, stop::stop(core, request.into_inner()));
         Ok(stopped.await.map(Response::new)?)
     }
 
     async fn share_port(&self, request: Request<SharePortRequest>) -> Answer<Resource> {
-        let (core, entry) = (self.open()?, entries::share(actor::of(&request), request.get_ref()));
+        let (core, asked) = (self.open()?, request.get_ref());
+        let entry = entries::share(actor::of(&request), asked);
+        let entry = audit::about(core, Kind::Workspace, &asked.r#ref, &asked.space, entry);
         let shared = core.audit.around(entry, share::share(core, request.into_inner()));
         Ok(shared.await.map(Response::new)?)
     }

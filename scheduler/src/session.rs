@@ -7,9 +7,9 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 
 use cordium_proto::v1::{
     AttachTerminalRequest, AttachTerminalResponse, CreateTerminalRequest, CreateTerminalResponse,
-    ExecRequest, ExecResponse, ListTerminalsRequest, ListTerminalsResponse, LogEntry, LogsRequest,
-    RemoveTerminalRequest, RemoveTerminalResponse, WorkspaceState, attach_terminal_request, exec_request,
-    session_server::Session,
+    ExecRequest, ExecResponse, ForwardRequest, ForwardResponse, ListTerminalsRequest, ListTerminalsResponse,
+    LogEntry, LogsRequest, RemoveTerminalRequest, RemoveTerminalResponse, WorkspaceState,
+    attach_terminal_request, exec_request, forward_request, session_server::Session,
 };
 use futures::{Stream, StreamExt as _, stream};
 use tonic::{Code, Request, Response, Status, Streaming};
@@ -109,6 +109,7 @@ impl ControlService {
 impl Session for ControlService {
     type ExecStream = Replies<ExecResponse>;
     type AttachTerminalStream = Replies<AttachTerminalResponse>;
+    type ForwardStream = Replies<ForwardResponse>;
     type LogsStream = Replies<LogEntry>;
 
     async fn exec(&self, request: Request<Streaming<ExecRequest>>) -> Answer<Self::ExecStream> {
@@ -173,6 +174,22 @@ impl Session for ControlService {
         let route = Route::find(&self.core, &attach.workspace, true)?;
         attach.workspace.clone_from(&route.uid);
         let answer = route.node.sessions().attach_terminal(rest(opening, stream)).await;
+        let replies = answer.map_err(|status| route.explain(status))?.into_inner();
+        activity::note(&self.core, &route.uid);
+        Ok(self.replies(replies))
+    }
+
+    async fn forward(&self, request: Request<Streaming<ForwardRequest>>) -> Answer<Self::ForwardStream> {
+        let actor = actor::of(&request);
+        let mut stream = request.into_inner();
+        let mut opening = first(&mut stream, "`start`").await?;
+        let Some(forward_request::Message::Start(start)) = &mut opening.message else {
+            return Err(Status::invalid_argument("the first message must carry `start`"));
+        };
+        let route = Route::find(&self.core, &start.workspace, true)?;
+        start.workspace.clone_from(&route.uid);
+        self.core.audit.record(entries::forward(actor, &route.name, &route.uid, start.port)).await?;
+        let answer = route.node.sessions().forward(rest(opening, stream)).await;
         let replies = answer.map_err(|status| route.explain(status))?.into_inner();
         activity::note(&self.core, &route.uid);
         Ok(self.replies(replies))

@@ -7,9 +7,10 @@ use common::{FakeNode, Scheduler, memory};
 use cordium_proto::{
     HINT_KEY,
     v1::{
-        AttachTerminal, AttachTerminalRequest, CreateTerminalRequest, ExecRequest, ExecStart,
-        ListTerminalsRequest, LogsRequest, StartWorkspaceRequest, StdinEof, WorkspaceState as S,
-        attach_terminal_request, attach_terminal_response, exec_request, exec_response,
+        AttachTerminal, AttachTerminalRequest, CreateTerminalRequest, ExecRequest, ExecStart, ForwardEof,
+        ForwardRequest, ForwardStart, ListTerminalsRequest, LogsRequest, StartWorkspaceRequest, StdinEof,
+        WorkspaceState as S, attach_terminal_request, attach_terminal_response, exec_request, exec_response,
+        forward_request, forward_response,
     },
 };
 use tokio_stream::wrappers::ReceiverStream;
@@ -72,6 +73,32 @@ async fn exec_reaches_its_workspace_and_streams_both_ways() {
         let exec_response::Message::Exit(exit) = next().await else { panic!("no exit") };
         assert_eq!(exit.code, 7);
         assert!(replies.message().await.unwrap().is_none());
+    }
+}
+
+#[tokio::test]
+async fn a_connection_reaches_its_workspace_and_ends_on_both_sides() {
+    let w = world().await;
+    let (sender, receiver) = tokio::sync::mpsc::channel(4);
+    let say = async |message| sender.send(ForwardRequest { message: Some(message) }).await.unwrap();
+    let start = ForwardStart { workspace: "two".into(), port: 8080 };
+    say(forward_request::Message::Start(start)).await;
+    let mut replies = w.s.session().forward(ReceiverStream::new(receiver)).await.unwrap().into_inner();
+    let mut next = async || replies.message().await.unwrap().and_then(|reply| reply.message);
+    let hello = format!("{}:8080", w.uids[1]);
+    assert_eq!(next().await, Some(forward_response::Message::Data(hello.into())));
+    say(forward_request::Message::Data("x".into())).await;
+    assert_eq!(next().await, Some(forward_response::Message::Data("x".into())));
+    say(forward_request::Message::Eof(ForwardEof {})).await;
+    assert_eq!(next().await, Some(forward_response::Message::Eof(ForwardEof {})));
+    drop(sender);
+    assert_eq!(next().await, None);
+    for message in [forward_request::Message::Eof(ForwardEof {}), {
+        let start = ForwardStart { workspace: "off".into(), port: 80 };
+        forward_request::Message::Start(start)
+    }] {
+        let opening = tokio_stream::once(ForwardRequest { message: Some(message) });
+        assert!(w.s.session().forward(opening).await.is_err());
     }
 }
 

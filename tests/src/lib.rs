@@ -12,6 +12,7 @@ pub mod cluster;
 pub mod containers;
 pub mod delegation;
 pub mod fixture;
+pub mod forward;
 pub mod git;
 pub mod http;
 pub mod hybrid;

@@ -3,7 +3,9 @@
 use std::{process::ExitCode, sync::Arc};
 
 use cordium_tests::{
-    Fixture, Result, Suite, Workspace, containers, ensure, ensure_eq, images, json,
+    Fixture, Result, Suite, Workspace, containers, ensure, ensure_eq,
+    forward::Forward,
+    images, json,
     registry::{Registry, storage},
     skip,
     spec::with_image,
@@ -179,6 +181,10 @@ async fn a_published_port_is_reached(n: Arc<Nested>) -> Result<()> {
         // The container is root's, whoever asks.
         ensure_eq!(n.w.ok(&fetch(&format!("http://{host}:8088/"))).await?, "hello from pub");
     }
+    // From outside as well: as if it were served by the workspace itself.
+    let forward = Forward::begin(&n.f.cli(), "nest", &["0:8088"]).await?;
+    let answer = String::from_utf8(forward.ask(b"GET / HTTP/1.0\r\n\r\n").await?)?;
+    ensure!(answer.trim_end().ends_with("hello from pub"), "{answer}");
     n.w.root_ok("podman rm --force --time 0 pub").await?;
     ensure!(
         n.w.sh("curl --silent --max-time 2 http://127.0.0.1:8088/").await?.code() != 0,

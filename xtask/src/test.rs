@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// The end-to-end groups: test targets of `cordium-tests`, in the order in which they run.
-const GROUPS: [&str; 27] = [
+const GROUPS: [&str; 28] = [
     "lifecycle",
     "runtime",
     "sandbox",
@@ -33,6 +33,7 @@ const GROUPS: [&str; 27] = [
     "pod",
     "escape",
     "command_line",
+    "ports",
     "api",
     "repository",
     "restart",

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use cordium_proto::v1::session_server::Session;
 use cordium_proto::v1::{
     AttachTerminalRequest, AttachTerminalResponse, CreateTerminalRequest, CreateTerminalResponse,
-    ExecRequest, ExecResponse, ListTerminalsRequest, ListTerminalsResponse, LogEntry, LogsRequest,
-    RemoveTerminalRequest, RemoveTerminalResponse, Terminal, TerminalClosed, attach_terminal_request,
-    attach_terminal_response, exec_request,
+    ExecRequest, ExecResponse, ForwardRequest, ForwardResponse, ListTerminalsRequest, ListTerminalsResponse,
+    LogEntry, LogsRequest, RemoveTerminalRequest, RemoveTerminalResponse, Terminal, TerminalClosed,
+    attach_terminal_request, attach_terminal_response, exec_request, forward_request,
 };
 use futures::stream::{self, Stream, StreamExt as _};
 use tokio::sync::mpsc;
@@ -17,6 +17,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::guard;
 use crate::exec;
+use crate::forward::Forward;
 use crate::identity::Who;
 use crate::state::State;
 use crate::terminal::{Listener, Update};
@@ -84,6 +85,27 @@ impl Session for SessionService {
         request: Request<Streaming<AttachTerminalRequest>>,
     ) -> Result<Response<Self::AttachTerminalStream>, Status> {
         guard(self.start_attach(request.into_inner())).await
+    }
+
+    type ForwardStream = BoxStream<ForwardResponse>;
+
+    async fn forward(
+        &self,
+        request: Request<Streaming<ForwardRequest>>,
+    ) -> Result<Response<Self::ForwardStream>, Status> {
+        guard(async {
+            let mut requests = request.into_inner();
+            let first = requests.message().await?.and_then(|request| request.message);
+            let Some(forward_request::Message::Start(start)) = first else {
+                return Err(Status::invalid_argument("the first message of Forward must carry `start`"));
+            };
+            let forward = Forward::open(start.port).await?;
+            let (sender, responses) = mpsc::channel(QUEUE);
+            tokio::spawn(forward.drive(requests, sender));
+            let responses: Self::ForwardStream = Box::pin(ReceiverStream::new(responses));
+            Ok(Response::new(responses))
+        })
+        .await
     }
 
     type LogsStream = BoxStream<LogEntry>;

@@ -10,6 +10,7 @@ pub mod exec;
 pub mod get;
 pub mod image;
 pub mod logs;
+pub mod port_forward;
 pub mod resource;
 pub mod run;
 pub mod schema;
@@ -46,6 +47,7 @@ pub fn dispatch(cli: Cli) -> Outcome {
         Command::Get(args) => block_on(get::run(global, args)),
         Command::Exec(args) => block_on(exec::run(global, args)),
         Command::Terminal(args) => block_on(terminal::run(global, args)),
+        Command::PortForward(args) => block_on(port_forward::run(global, args)),
         Command::Logs(args) => block_on(logs::run(global, args)),
         Command::Watch(args) => block_on(watch::run(global, args)),
         Command::Volume(args) => block_on(volume::run(global, args)),

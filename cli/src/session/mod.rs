@@ -2,6 +2,7 @@
 
 pub mod detach;
 pub mod exec;
+pub mod forward;
 pub mod loglines;
 pub mod stdin;
 pub mod terminal;

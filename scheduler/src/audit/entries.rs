@@ -21,7 +21,7 @@ fn entry(actor: String, action: &str, object: String, detail: Vec<(&str, String)
     Entry { actor, action: action.to_owned(), object, uid: String::new(), detail }
 }
 
-fn object(kind: Kind, name: &str, space: &str) -> String {
+pub fn object(kind: Kind, name: &str, space: &str) -> String {
     let kind = kind_name(kind);
     match space {
         "" | names::DEFAULT => format!("{kind} {name}"),
@@ -113,6 +113,12 @@ pub fn exec(actor: String, name: &str, uid: &str, start: &ExecStart) -> Entry {
 pub fn terminal(actor: String, name: &str, uid: &str, request: &CreateTerminalRequest) -> Entry {
     let detail = vec![("root", flag(request.run_as_root))];
     Entry { uid: uid.to_owned(), ..entry(actor, "workspace.terminal", workspace(name, ""), detail) }
+}
+
+/// A connection into a workspace.
+pub fn forward(actor: String, name: &str, uid: &str, port: u32) -> Entry {
+    let detail = vec![("port", port.to_string())];
+    Entry { uid: uid.to_owned(), ..entry(actor, "workspace.forward", workspace(name, ""), detail) }
 }
 
 /// Secrets that a run is given.

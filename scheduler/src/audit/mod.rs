@@ -14,12 +14,14 @@ use std::{
 };
 
 use cordium_audit::{Entry, Head, Kept, Limits, Log};
+use cordium_proto::v1::Kind;
 use tokio::sync::watch;
 
 use crate::{
+    control::read,
     core::Core,
     error::{ApiError, SchedulerError},
-    store::{self, Store},
+    store::{self, Store, records},
 };
 
 /// Records of so long a time go to disk together.
@@ -102,6 +104,19 @@ impl Audit {
 
     fn head(&self) -> Head {
         self.log().head()
+    }
+}
+
+/// The entry, told of what the reference stands for, if there is such a thing.
+pub fn about(core: &Core, kind: Kind, reference: &str, space: &str, entry: Entry) -> Entry {
+    let found = read::target(kind, reference, space)
+        .and_then(|target| core.store.lookup(|conn| records::find(conn, kind, &target)));
+    match found {
+        Ok(Some(record)) => {
+            let object = entries::object(kind, &record.name, &record.space);
+            Entry { object, uid: record.uid, ..entry }
+        }
+        _ => entry,
     }
 }
 

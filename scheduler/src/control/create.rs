@@ -25,11 +25,12 @@ pub async fn create(core: &Arc<Core>, request: CreateRequest) -> Result<Resource
     check_labels(&request.labels)?;
     let spec = specs::canonical(kind, &request.spec_json)?;
     check_fields(kind, &request)?;
+    names::check_label("name", &request.name)?;
     let record = Record {
         uid: names::new_uid(),
         kind,
         space: String::new(),
-        name: name(kind, &request)?,
+        name: request.name.clone(),
         display_name: request.display_name.clone(),
         labels: request.labels.clone().into_iter().collect(),
         spec,
@@ -83,14 +84,6 @@ fn check_fields(kind: Kind, request: &CreateRequest) -> Result<(), ApiError> {
         return Err(ApiError::invalid(format!("{field}: has no meaning when this {kind} is created")));
     }
     if kind == Kind::Secret { secrets::check_data(&request.secret_data) } else { Ok(()) }
-}
-
-fn name(kind: Kind, request: &CreateRequest) -> Result<String, ApiError> {
-    if kind == Kind::Workspace && request.name.is_empty() {
-        return Ok(names::generated());
-    }
-    names::check_label("name", &request.name)?;
-    Ok(request.name.clone())
 }
 
 async fn workspace(core: &Arc<Core>, record: Record, request: CreateRequest) -> Result<Resource, ApiError> {

@@ -342,6 +342,7 @@ impl Node for FakeNode {
 impl Session for FakeNode {
     type ExecStream = Replies<ExecResponse>;
     type AttachTerminalStream = Replies<v1::AttachTerminalResponse>;
+    type ForwardStream = Replies<v1::ForwardResponse>;
     type LogsStream = Replies<LogEntry>;
 
     async fn exec(
@@ -409,6 +410,23 @@ impl Session for FakeNode {
                 In::Resize(_) => return None,
             };
             Some(Ok(v1::AttachTerminalResponse { message: Some(Out::Data(data)) }))
+        });
+        Ok(Response::new(Box::pin(echoed)))
+    }
+
+    /// Echoes, an end of data included.
+    async fn forward(
+        &self,
+        request: Request<Streaming<v1::ForwardRequest>>,
+    ) -> Result<Response<Self::ForwardStream>, Status> {
+        let echoed = request.into_inner().filter_map(|message| async move {
+            use v1::{forward_request::Message as In, forward_response::Message as Out};
+            let message = match message.ok()?.message? {
+                In::Start(start) => Out::Data(format!("{}:{}", start.workspace, start.port).into()),
+                In::Data(data) => Out::Data(data),
+                In::Eof(eof) => Out::Eof(eof),
+            };
+            Some(Ok(v1::ForwardResponse { message: Some(message) }))
         });
         Ok(Response::new(Box::pin(echoed)))
     }

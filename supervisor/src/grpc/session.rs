@@ -5,9 +5,9 @@ use std::{sync::Arc, time::Duration};
 
 use cordium_proto::v1::{
     AttachTerminalRequest, AttachTerminalResponse, CreateTerminalRequest, CreateTerminalResponse,
-    ExecRequest, ExecResponse, ListTerminalsRequest, ListTerminalsResponse, LogEntry, LogsRequest,
-    RemoveTerminalRequest, RemoveTerminalResponse, attach_terminal_request, exec_request,
-    session_server::Session,
+    ExecRequest, ExecResponse, ForwardRequest, ForwardResponse, ListTerminalsRequest, ListTerminalsResponse,
+    LogEntry, LogsRequest, RemoveTerminalRequest, RemoveTerminalResponse, attach_terminal_request,
+    exec_request, forward_request, session_server::Session,
 };
 use futures::{Stream, StreamExt as _, TryStreamExt as _, stream::BoxStream};
 use tokio_util::sync::CancellationToken;
@@ -88,6 +88,7 @@ fn missing(message: &str) -> Status {
 impl Session for SessionService {
     type ExecStream = Answers<ExecResponse>;
     type AttachTerminalStream = Answers<AttachTerminalResponse>;
+    type ForwardStream = Answers<ForwardResponse>;
     type LogsStream = Answers<LogEntry>;
 
     async fn exec(
@@ -145,6 +146,19 @@ impl Session for SessionService {
         let mut agent = self.agent(&attach.workspace)?.session();
         let requests = futures::stream::iter([first]).chain(rest);
         Ok(self.answers(agent.attach_terminal(requests).await.map_err(of_agent)?.into_inner()))
+    }
+
+    async fn forward(
+        &self,
+        request: Request<Streaming<ForwardRequest>>,
+    ) -> Result<Response<Self::ForwardStream>, Status> {
+        let (first, rest) = with_first(request.into_inner()).await?;
+        let Some(forward_request::Message::Start(start)) = &first.message else {
+            return Err(missing("start"));
+        };
+        let mut agent = self.agent(&start.workspace)?.session();
+        let requests = futures::stream::iter([first]).chain(rest);
+        Ok(self.answers(agent.forward(requests).await.map_err(of_agent)?.into_inner()))
     }
 
     async fn logs(&self, request: Request<LogsRequest>) -> Result<Response<Self::LogsStream>, Status> {

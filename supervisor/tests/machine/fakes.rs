@@ -284,6 +284,7 @@ type Answers<T> = BoxStream<'static, Result<T, Status>>;
 impl Session for FakeAgent {
     type ExecStream = Answers<pb::ExecResponse>;
     type AttachTerminalStream = Answers<pb::AttachTerminalResponse>;
+    type ForwardStream = Answers<pb::ForwardResponse>;
     type LogsStream = Answers<LogEntry>;
 
     /// Echoes its input, then exits with 7.
@@ -325,6 +326,12 @@ impl Session for FakeAgent {
         _: Request<Streaming<pb::AttachTerminalRequest>>,
     ) -> Result<Response<Self::AttachTerminalStream>, Status> {
         Err(Status::unimplemented("the fake has no terminal to attach to"))
+    }
+    async fn forward(
+        &self,
+        _: Request<Streaming<pb::ForwardRequest>>,
+    ) -> Result<Response<Self::ForwardStream>, Status> {
+        Err(Status::failed_precondition("nothing serves port 1 inside"))
     }
     async fn logs(&self, request: Request<LogsRequest>) -> Result<Response<Self::LogsStream>, Status> {
         let LogsRequest { after_seq, follow, .. } = request.into_inner();

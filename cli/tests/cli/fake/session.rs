@@ -91,6 +91,28 @@ impl Session for Fake {
         Ok(Response::new(RemoveTerminalResponse {}))
     }
 
+    type ForwardStream = Boxed<ForwardResponse>;
+
+    /// Port 7 echoes, an end of data included; nothing serves any other.
+    async fn forward(&self, request: Request<Streaming<ForwardRequest>>) -> Answer<Self::ForwardStream> {
+        use forward_request::Message as In;
+        use forward_response::Message as Say;
+        let mut input = request.into_inner();
+        let first = input.message().await?.and_then(|request| request.message);
+        if !matches!(&first, Some(In::Start(start)) if start.port == 7) {
+            return Err(Status::failed_precondition("nothing serves that port inside"));
+        }
+        let echoed = input.filter_map(|request| async move {
+            let message = match request.ok()?.message? {
+                In::Data(data) => Say::Data(data),
+                In::Eof(eof) => Say::Eof(eof),
+                In::Start(_) => return None,
+            };
+            Some(Ok(ForwardResponse { message: Some(message) }))
+        });
+        Ok(Response::new(Box::pin(echoed)))
+    }
+
     type AttachTerminalStream = Boxed<AttachTerminalResponse>;
 
     /// Echoes what is typed; `q` ends the shell with code 3.
