@@ -1,0 +1,310 @@
+//! Decisions: what becomes of a flow, and whether a name is resolved.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use crate::names::Names;
+use crate::ports::{ByAction, Ports, lower};
+use crate::prefixes::Prefixes;
+use crate::{DefaultAction, Host, Reason, RuleRef, Ruling, is_public, protected, spellings};
+
+/// A policy that is ready for decisions. Immutable: a new policy is a new one.
+#[derive(Debug)]
+pub struct Compiled {
+    pub(crate) default_action: DefaultAction,
+    pub(crate) names_of_rules: Vec<Option<Box<str>>>,
+    pub(crate) protected: Prefixes,
+    /// From a network's number to its place in the list.
+    pub(crate) protected_index: Vec<usize>,
+    pub(crate) prefixes: Prefixes,
+    pub(crate) prefix_rules: Vec<PrefixRules>,
+    pub(crate) names: Names,
+    pub(crate) pattern_rules: Vec<PatternRules>,
+    /// Rules with both, by network and pattern.
+    pub(crate) pairs: HashMap<(u32, u32), ByAction>,
+    /// DENY rules with hosts and without networks, whatever their hosts.
+    pub(crate) names_denied: Ports,
+    /// The first ALLOW rule for all addresses.
+    pub(crate) resolves_all: Option<u32>,
+}
+
+/// What rules say of one network.
+#[derive(Debug, Default)]
+pub(crate) struct PrefixRules {
+    /// Rules without hosts.
+    pub plain: ByAction,
+    /// DENY rules with hosts, whatever their hosts.
+    pub names_denied: Ports,
+}
+
+/// What rules say of one host pattern.
+#[derive(Debug, Default)]
+pub(crate) struct PatternRules {
+    /// Rules without networks.
+    pub anywhere: ByAction,
+    pub resolves: Option<u32>,
+    pub refuses: Option<u32>,
+}
+
+/// A connection that a workspace asks for.
+#[derive(Clone, Copy, Debug)]
+pub struct Flow<'a> {
+    pub address: IpAddr,
+    pub port: u16,
+    /// The names that the workspace resolved to this address.
+    pub names: &'a [Host],
+}
+
+/// What the client's first bytes said about the host it wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Said<'a> {
+    /// The SNI or the Host.
+    Name(&'a Host),
+    /// It speaks TLS or HTTP and says no name, or none that can be believed.
+    Unnamed,
+    /// A protocol that names no host.
+    Other,
+    /// It was never asked: only for flows that are open when the policy changes.
+    Unasked,
+}
+
+/// The first answer for a flow.
+#[derive(Debug)]
+#[must_use]
+pub enum Verdict<'a> {
+    /// Whatever the client says.
+    Decided(Ruling<'a>),
+    /// Let the client speak, then ask.
+    ByName(ByName<'a>),
+}
+
+/// A flow whose decision depends on the name that the client says.
+#[derive(Debug)]
+#[must_use]
+pub struct ByName<'a> {
+    compiled: &'a Compiled,
+    flow: Flow<'a>,
+    place: Place,
+}
+
+/// What the rules have for an address, found once for all names.
+#[derive(Debug)]
+struct Place {
+    /// Networks that hold the address itself.
+    own: Vec<u32>,
+    /// Networks that hold the IPv4 address hidden in it: DENY rules count, ALLOW rules do not.
+    hidden: Vec<u32>,
+    public: bool,
+    port: u16,
+}
+
+const HOST_NAME: RuleRef<'static> = RuleRef::Fixed("host-name");
+
+impl<'a> ByName<'a> {
+    /// The decision, now that the client has spoken.
+    pub fn settle(&self, said: Said<'_>) -> Ruling<'a> {
+        let deny = |reason| Ruling::Deny { rule: HOST_NAME, reason };
+        match said {
+            Said::Name(name) if self.flow.names.contains(name) => {
+                self.compiled.ruling(&self.place, Some(name))
+            }
+            Said::Name(_) => deny(Reason::NameNotPinned),
+            Said::Unnamed => deny(Reason::Unnamed),
+            Said::Unasked => deny(Reason::Unasked),
+            Said::Other => self.compiled.by_all_names(&self.place, self.flow.names),
+        }
+    }
+}
+
+impl Compiled {
+    pub(crate) fn empty(default_action: DefaultAction) -> Self {
+        Self {
+            default_action,
+            names_of_rules: Vec::new(),
+            protected: Prefixes::default(),
+            protected_index: Vec::new(),
+            prefixes: Prefixes::default(),
+            prefix_rules: Vec::new(),
+            names: Names::default(),
+            pattern_rules: Vec::new(),
+            pairs: HashMap::new(),
+            names_denied: Ports::default(),
+            resolves_all: None,
+        }
+    }
+
+    /// What becomes of a flow. The node's own addresses and its gateway are the caller's to check first.
+    pub fn decide<'a>(&'a self, flow: &Flow<'a>) -> Verdict<'a> {
+        if let Some(denied) = self.protects(flow.address) {
+            return Verdict::Decided(denied);
+        }
+        let place = self.place(flow.address, flow.port);
+        let unnamed = self.ruling(&place, None);
+        let any_name = match unnamed {
+            Ruling::Deny { reason: Reason::Rule, .. } => false,
+            Ruling::Allow { .. } => self.may_deny_by_name(&place),
+            Ruling::Deny { .. } => flow.names.iter().any(|name| self.ruling(&place, Some(name)).is_allowed()),
+        };
+        if any_name {
+            return Verdict::ByName(ByName { compiled: self, flow: *flow, place });
+        }
+        Verdict::Decided(match unnamed {
+            Ruling::Deny { reason, .. } if reason != Reason::Rule => {
+                self.best_denial(&place, flow.names, unnamed)
+            }
+            decided => decided,
+        })
+    }
+
+    /// [`decide`](Self::decide) and [`ByName::settle`] in one, for a flow whose first bytes are known: open flows are
+    /// asked for again when the policy changes.
+    pub fn decide_again<'a>(&'a self, flow: &Flow<'a>, said: Said<'_>) -> Ruling<'a> {
+        match self.decide(flow) {
+            Verdict::Decided(ruling) => ruling,
+            Verdict::ByName(by_name) => by_name.settle(said),
+        }
+    }
+
+    /// Whether a name may be resolved.
+    pub fn resolves(&self, name: &Host) -> Ruling<'_> {
+        let (mut refuses, mut resolves) = (None, self.resolves_all);
+        for id in self.names.matching(name) {
+            let rules = &self.pattern_rules[id as usize];
+            refuses = lower(refuses, rules.refuses);
+            resolves = lower(resolves, rules.resolves);
+        }
+        if let Some(index) = refuses {
+            return Ruling::Deny { rule: self.rule(index), reason: Reason::Rule };
+        }
+        match (resolves, self.default_action) {
+            (Some(index), _) => Ruling::Allow { rule: self.rule(index) },
+            (None, DefaultAction::AllowPublic) => Ruling::Allow { rule: RuleRef::Default },
+            (None, DefaultAction::Deny) => Ruling::Deny { rule: RuleRef::Default, reason: Reason::Default },
+        }
+    }
+
+    fn protects(&self, address: IpAddr) -> Option<Ruling<'_>> {
+        if let Some(entry) = protected(address.to_canonical()) {
+            let (rule, reason) = (RuleRef::Fixed(entry.rule), Reason::Protected(entry.reason));
+            return Some(Ruling::Deny { rule, reason });
+        }
+        let hits = spellings(address.to_canonical()).into_iter().flatten();
+        let hits = hits.flat_map(|spelling| self.protected.matching(spelling));
+        let index = hits.filter_map(|id| self.protected_index.get(id as usize).copied()).min()?;
+        Some(Ruling::Deny { rule: RuleRef::ProtectedNetwork { index }, reason: Reason::ProtectedNetwork })
+    }
+
+    fn place(&self, address: IpAddr, port: u16) -> Place {
+        let address = address.to_canonical();
+        let [own, hidden] = spellings(address).map(|spelling| {
+            spelling.into_iter().flat_map(|spelling| self.prefixes.matching(spelling)).collect()
+        });
+        Place { own, hidden, public: is_public(address), port }
+    }
+
+    /// The decision for a flow whose host is `name`, or for one that names none.
+    fn ruling(&self, place: &Place, name: Option<&Host>) -> Ruling<'_> {
+        let port = place.port;
+        let (mut allow, mut deny, mut private) = (None, None, None);
+        for id in &place.own {
+            let rules = &self.prefix_rules[*id as usize].plain;
+            allow = lower(allow, rules.allow.first(port));
+            deny = lower(deny, rules.deny.first(port));
+        }
+        for id in &place.hidden {
+            deny = lower(deny, self.prefix_rules[*id as usize].plain.deny.first(port));
+        }
+        for pattern in name.into_iter().flat_map(|name| self.names.matching(name)) {
+            let rules = &self.pattern_rules[pattern as usize].anywhere;
+            deny = lower(deny, rules.deny.first(port));
+            let allowed = rules.allow.first(port);
+            if place.public {
+                allow = lower(allow, allowed)
+            } else {
+                private = lower(private, allowed)
+            }
+            if self.pairs.is_empty() {
+                continue;
+            }
+            for rules in place.own.iter().filter_map(|id| self.pairs.get(&(*id, pattern))) {
+                allow = lower(allow, rules.allow.first(port));
+                deny = lower(deny, rules.deny.first(port));
+            }
+            for rules in place.hidden.iter().filter_map(|id| self.pairs.get(&(*id, pattern))) {
+                deny = lower(deny, rules.deny.first(port));
+            }
+        }
+        if let Some(index) = deny {
+            return Ruling::Deny { rule: self.rule(index), reason: Reason::Rule };
+        }
+        match (allow, private, self.default_action) {
+            (Some(index), ..) => Ruling::Allow { rule: self.rule(index) },
+            (_, _, DefaultAction::AllowPublic) if place.public => Ruling::Allow { rule: RuleRef::Default },
+            (_, Some(index), _) => Ruling::Deny { rule: self.rule(index), reason: Reason::PrivateName },
+            (_, _, DefaultAction::AllowPublic) => {
+                Ruling::Deny { rule: RuleRef::Default, reason: Reason::NotPublic }
+            }
+            (_, _, DefaultAction::Deny) => Ruling::Deny { rule: RuleRef::Default, reason: Reason::Default },
+        }
+    }
+
+    /// The decision for a flow that names none of its possible hosts: one that is denied denies it, one that is
+    /// allowed is enough.
+    fn by_all_names(&self, place: &Place, names: &[Host]) -> Ruling<'_> {
+        let mut best = self.ruling(place, None);
+        for name in names {
+            let ruling = self.ruling(place, Some(name));
+            best = match (best, ruling) {
+                (
+                    Ruling::Deny { reason: Reason::Rule, rule: a },
+                    Ruling::Deny { reason: Reason::Rule, rule: b },
+                ) => Ruling::Deny { reason: Reason::Rule, rule: first(a, b) },
+                (Ruling::Deny { reason: Reason::Rule, .. }, _) => best,
+                (_, Ruling::Deny { reason: Reason::Rule, .. }) => ruling,
+                (Ruling::Allow { rule: a }, Ruling::Allow { rule: b }) => Ruling::Allow { rule: first(a, b) },
+                (Ruling::Allow { .. }, _) => best,
+                _ => ruling,
+            };
+        }
+        best
+    }
+
+    /// Some DENY rule would match this address and port under some name.
+    fn may_deny_by_name(&self, place: &Place) -> bool {
+        let of_network = |id: &u32| self.prefix_rules[*id as usize].names_denied.first(place.port).is_some();
+        self.names_denied.first(place.port).is_some()
+            || place.own.iter().any(of_network)
+            || place.hidden.iter().any(of_network)
+    }
+
+    /// Of the denials under each name, the one that helps most.
+    fn best_denial<'a>(&'a self, place: &Place, names: &[Host], unnamed: Ruling<'a>) -> Ruling<'a> {
+        if names.is_empty() && self.may_allow_by_name(place) {
+            return Ruling::Deny { rule: HOST_NAME, reason: Reason::NoName };
+        }
+        let rulings = names.iter().map(|name| self.ruling(place, Some(name)));
+        let said = |ruling: &Ruling<'_>| matches!(ruling.rule(), RuleRef::Rule { .. });
+        rulings.filter(said).min_by_key(|ruling| order(ruling.rule())).unwrap_or(unnamed)
+    }
+
+    fn may_allow_by_name(&self, place: &Place) -> bool {
+        place.public
+            && self.pattern_rules.iter().any(|rules| rules.anywhere.allow.first(place.port).is_some())
+    }
+
+    fn rule(&self, index: u32) -> RuleRef<'_> {
+        let index = index as usize;
+        RuleRef::Rule { index, name: self.names_of_rules.get(index).and_then(Option::as_deref) }
+    }
+}
+
+fn order(rule: RuleRef<'_>) -> usize {
+    match rule {
+        RuleRef::Rule { index, .. } => index,
+        _ => usize::MAX,
+    }
+}
+
+fn first<'a>(a: RuleRef<'a>, b: RuleRef<'a>) -> RuleRef<'a> {
+    if order(b) < order(a) { b } else { a }
+}

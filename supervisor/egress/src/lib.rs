@@ -1,0 +1,29 @@
+//! What a workspace may reach: an egress policy, compiled once and asked for every flow and every name.
+//!
+//! Pure: no sockets, no clock. The broker asks, the command line tests policies with it, the spec is validated by it.
+//! The semantics are in `docs/decisions/0050-egress-policy.md`; [`Compiled`] is fast, and its tests compare it with a
+//! slow reading of the same text.
+
+mod address;
+mod cidr;
+mod compile;
+mod compiled;
+mod host;
+#[cfg(test)]
+mod naive;
+mod names;
+mod policy;
+mod ports;
+mod prefixes;
+mod protected;
+mod public;
+mod verdict;
+
+pub use address::spellings;
+pub use cidr::Cidr;
+pub use compiled::{ByName, Compiled, Flow, Said, Verdict};
+pub use host::{Host, HostError, Pattern};
+pub use policy::{Action, DefaultAction, MAX_ENTRIES, MAX_PROTECTED, MAX_RULES, Policy, PolicyError, Rule};
+pub use protected::{Protected, find as protected};
+pub use public::is_public;
+pub use verdict::{Reason, RuleRef, Ruling};

@@ -1,0 +1,146 @@
+//! The policy as people and processes write it.
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::{Cidr, Pattern};
+
+/// Rules of one policy.
+pub const MAX_RULES: usize = 10_000;
+/// Networks, hosts or ports of one rule.
+pub const MAX_ENTRIES: usize = 128;
+/// Protected networks of one node.
+pub const MAX_PROTECTED: usize = 1_024;
+const MAX_NAME: usize = 63;
+
+/// What a workspace may reach. The default reaches nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Policy {
+    /// For what no rule names.
+    pub default_action: DefaultAction,
+    /// A DENY that matches beats every ALLOW.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rules: Vec<Rule>,
+    /// The node's: networks that no rule opens.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub protected: Vec<String>,
+}
+
+/// What happens to a flow that no rule names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum DefaultAction {
+    #[default]
+    Deny,
+    /// Publicly routable addresses are reachable, private ones are not.
+    AllowPublic,
+}
+
+/// One rule. Its dimensions are ANDed, the entries of one dimension ORed; an empty dimension means any.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Rule {
+    /// Shown in denials.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    pub action: Action,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cidrs: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hosts: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<u16>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Action {
+    Allow,
+    Deny,
+}
+
+/// Where a policy is wrong, and what may stand there.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{path}: was {was}; allowed: {allowed}")]
+pub struct PolicyError {
+    /// Such as `rules[3].cidrs[0]`.
+    pub path: String,
+    pub was: String,
+    pub allowed: String,
+}
+
+impl PolicyError {
+    pub(crate) fn new(path: impl Into<String>, was: impl Into<String>, allowed: impl Into<String>) -> Self {
+        Self { path: path.into(), was: was.into(), allowed: allowed.into() }
+    }
+}
+
+/// A rule whose texts have been read.
+#[derive(Debug)]
+pub(crate) struct ParsedRule {
+    pub action: Action,
+    pub cidrs: Vec<Cidr>,
+    pub hosts: Vec<Pattern>,
+    pub ports: Vec<u16>,
+}
+
+impl Rule {
+    /// Checks the rule as the one at `path`.
+    pub fn check(&self, path: &str) -> Result<(), PolicyError> {
+        self.parse(path).map(drop)
+    }
+
+    pub(crate) fn parse(&self, path: &str) -> Result<ParsedRule, PolicyError> {
+        if let Some(name) = &self.name {
+            check_name(path, name)?;
+        }
+        for (field, count) in
+            [("cidrs", self.cidrs.len()), ("hosts", self.hosts.len()), ("ports", self.ports.len())]
+        {
+            check_count(&format!("{path}.{field}"), count, MAX_ENTRIES)?;
+        }
+        if self.cidrs.is_empty() && self.hosts.is_empty() {
+            let allowed = format!("at least one of {} (or name hosts instead)", crate::cidr::ALLOWED);
+            return Err(PolicyError::new(format!("{path}.cidrs"), "an empty list", allowed));
+        }
+        if let Some(index) = self.ports.iter().position(|port| *port == 0) {
+            let allowed = "a whole number from 1 to 65535";
+            return Err(PolicyError::new(format!("{path}.ports[{index}]"), "0", allowed));
+        }
+        let cidrs = cidrs(&format!("{path}.cidrs"), &self.cidrs)?;
+        let host = |(index, text): (usize, &String)| {
+            Pattern::parse(text).map_err(|error| {
+                PolicyError::new(format!("{path}.hosts[{index}]"), format!("{text:?}"), error.allowed())
+            })
+        };
+        let hosts = self.hosts.iter().enumerate().map(host).collect::<Result<_, _>>()?;
+        Ok(ParsedRule { action: self.action, cidrs, hosts, ports: self.ports.clone() })
+    }
+}
+
+pub(crate) fn cidrs(path: &str, texts: &[String]) -> Result<Vec<Cidr>, PolicyError> {
+    let cidr = |(index, text): (usize, &String)| {
+        Cidr::parse(text)
+            .map_err(|allowed| PolicyError::new(format!("{path}[{index}]"), format!("{text:?}"), allowed))
+    };
+    texts.iter().enumerate().map(cidr).collect()
+}
+
+pub(crate) fn check_count(path: &str, count: usize, most: usize) -> Result<(), PolicyError> {
+    if count <= most {
+        return Ok(());
+    }
+    Err(PolicyError::new(path, format!("a list of {count}"), format!("at most {most}")))
+}
+
+/// A name goes into log lines and answers: it is one plain word, and cannot look like `rules[0]`.
+fn check_name(path: &str, name: &str) -> Result<(), PolicyError> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    if (1..=MAX_NAME).contains(&name.len()) && name.bytes().all(plain) {
+        return Ok(());
+    }
+    let shown: String = name.chars().take(MAX_NAME).collect();
+    let allowed = format!("1 to {MAX_NAME} letters, digits, '-', '_' and '.'");
+    Err(PolicyError::new(format!("{path}.name"), format!("{shown:?}"), allowed))
+}
