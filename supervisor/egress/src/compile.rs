@@ -55,9 +55,11 @@ impl Compiled {
             for id in &patterns {
                 self.pattern_rules[*id as usize].anywhere.add(rule.action, &rule.ports, index);
             }
-            if rule.action == Action::Deny {
-                self.names_denied.add(&rule.ports, index);
-            }
+            let by_name = match rule.action {
+                Action::Allow => &mut self.names_allowed,
+                Action::Deny => &mut self.names_denied,
+            };
+            by_name.add(&rule.ports, index);
             return;
         }
         for prefix in prefixes {

@@ -24,6 +24,8 @@ pub struct Compiled {
     pub(crate) pairs: HashMap<(u32, u32), ByAction>,
     /// DENY rules with hosts and without networks, whatever their hosts.
     pub(crate) names_denied: Ports,
+    /// ALLOW rules with hosts and without networks, whatever their hosts.
+    pub(crate) names_allowed: Ports,
     /// The first ALLOW rule for all addresses.
     pub(crate) resolves_all: Option<u32>,
 }
@@ -129,6 +131,7 @@ impl Compiled {
             pattern_rules: Vec::new(),
             pairs: HashMap::new(),
             names_denied: Ports::default(),
+            names_allowed: Ports::default(),
             resolves_all: None,
         }
     }
@@ -279,17 +282,12 @@ impl Compiled {
 
     /// Of the denials under each name, the one that helps most.
     fn best_denial<'a>(&'a self, place: &Place, names: &[Host], unnamed: Ruling<'a>) -> Ruling<'a> {
-        if names.is_empty() && self.may_allow_by_name(place) {
+        if names.is_empty() && place.public && self.names_allowed.first(place.port).is_some() {
             return Ruling::Deny { rule: HOST_NAME, reason: Reason::NoName };
         }
         let rulings = names.iter().map(|name| self.ruling(place, Some(name)));
         let said = |ruling: &Ruling<'_>| matches!(ruling.rule(), RuleRef::Rule { .. });
         rulings.filter(said).min_by_key(|ruling| order(ruling.rule())).unwrap_or(unnamed)
-    }
-
-    fn may_allow_by_name(&self, place: &Place) -> bool {
-        place.public
-            && self.pattern_rules.iter().any(|rules| rules.anywhere.allow.first(place.port).is_some())
     }
 
     fn rule(&self, index: u32) -> RuleRef<'_> {

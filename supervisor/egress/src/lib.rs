@@ -17,6 +17,8 @@ mod ports;
 mod prefixes;
 mod protected;
 mod public;
+#[cfg(test)]
+mod semantics;
 mod verdict;
 
 pub use address::spellings;

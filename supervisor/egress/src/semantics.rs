@@ -1,0 +1,184 @@
+//! One test for each line of the semantics.
+
+#![allow(clippy::unwrap_used)]
+
+use crate::{Compiled, Flow, Host, Policy, Ruling, Said, Verdict};
+
+fn compile(text: &str) -> Compiled {
+    serde_json::from_str::<Policy>(text).unwrap().compile().unwrap()
+}
+
+fn rules(default: &str, rules: &str) -> Compiled {
+    compile(&format!(r#"{{"defaultAction": "{default}", "rules": [{rules}]}}"#))
+}
+
+fn hosts(names: &[&str]) -> Vec<Host> {
+    names.iter().map(|name| Host::parse(name).unwrap()).collect()
+}
+
+fn shown(ruling: Ruling<'_>) -> String {
+    match ruling {
+        Ruling::Allow { rule } => format!("allow {rule}"),
+        Ruling::Deny { rule, reason } => format!("deny {rule} {reason:?}"),
+    }
+}
+
+/// `said`: what the client would say if asked; `asked` stands before the answer if it was.
+fn flow(policy: &Compiled, destination: &str, names: &[&str], said: Option<&str>) -> String {
+    let destination: std::net::SocketAddr = destination.parse().unwrap();
+    let names = hosts(names);
+    let flow = Flow { address: destination.ip(), port: destination.port(), names: &names };
+    let said = said.map(|name| Host::parse(name).unwrap());
+    match policy.decide(&flow) {
+        Verdict::Decided(ruling) => shown(ruling),
+        Verdict::ByName(by_name) => {
+            format!("asked, {}", shown(by_name.settle(said.as_ref().map_or(Said::Other, Said::Name))))
+        }
+    }
+}
+
+fn resolves(policy: &Compiled, name: &str) -> String {
+    shown(policy.resolves(&Host::parse(name).unwrap()))
+}
+
+#[test]
+fn nothing_is_reached_by_default() {
+    let policy = Policy::default().compile().unwrap();
+    assert_eq!(flow(&policy, "1.1.1.1:443", &[], None), "deny default Default");
+    assert_eq!(resolves(&policy, "example.com"), "deny default Default");
+}
+
+#[test]
+fn allow_public_does_not_reach_private_networks() {
+    let policy = rules("ALLOW_PUBLIC", "");
+    assert_eq!(flow(&policy, "1.1.1.1:443", &[], None), "allow default");
+    assert_eq!(flow(&policy, "10.0.0.1:443", &["intranet.example"], None), "deny default NotPublic");
+    assert_eq!(resolves(&policy, "example.com"), "allow default");
+}
+
+#[test]
+fn what_is_protected_no_rule_opens() {
+    let everything = r#"{"action": "ALLOW", "cidrs": ["0.0.0.0/0", "::/0"]}"#;
+    let policy = compile(&format!(r#"{{"rules": [{everything}], "protected": ["10.0.0.0/8", "fd00::/8"]}}"#));
+    assert_eq!(flow(&policy, "192.168.0.1:1", &[], None), "allow rules[0]");
+    for (closed, rule) in [
+        ("127.0.0.1:1", "loopback"),
+        ("169.254.169.254:80", "link-local"),
+        ("[::ffff:127.0.0.1]:1", "loopback"),
+        ("[64:ff9b::7f00:1]:1", "loopback"),
+    ] {
+        assert!(flow(&policy, closed, &[], None).starts_with(&format!("deny {rule} Protected")), "{closed}");
+    }
+    assert_eq!(flow(&policy, "10.9.8.7:1", &[], None), "deny protectedNetworks[0] ProtectedNetwork");
+    assert_eq!(flow(&policy, "[::ffff:10.9.8.7]:1", &[], None), "deny protectedNetworks[0] ProtectedNetwork");
+    assert_eq!(
+        flow(&policy, "[64:ff9b::a09:807]:1", &[], None),
+        "deny protectedNetworks[0] ProtectedNetwork"
+    );
+    assert_eq!(flow(&policy, "[fd12::1]:1", &[], None), "deny protectedNetworks[1] ProtectedNetwork");
+}
+
+#[test]
+fn deny_beats_allow_whatever_the_order() {
+    let policy = rules(
+        "DENY",
+        r#"{"action": "ALLOW", "cidrs": ["10.0.0.0/8"]},
+           {"action": "DENY", "cidrs": ["10.1.0.0/16"], "ports": [22], "name": "no-ssh"}"#,
+    );
+    assert_eq!(flow(&policy, "10.1.0.1:22", &[], None), "deny no-ssh Rule");
+    assert_eq!(flow(&policy, "10.1.0.1:80", &[], None), "allow rules[0]");
+    assert_eq!(flow(&policy, "10.2.0.1:22", &[], None), "allow rules[0]");
+    assert_eq!(flow(&policy, "11.0.0.1:22", &[], None), "deny default Default");
+}
+
+#[test]
+fn a_deny_finds_ipv4_hidden_in_ipv6_and_an_allow_does_not() {
+    let policy = rules(
+        "DENY",
+        r#"{"action": "ALLOW", "cidrs": ["64:ff9b::/96", "8.8.8.8/32"]}, {"action": "DENY", "cidrs": ["1.1.1.1/32"]}"#,
+    );
+    assert_eq!(flow(&policy, "[64:ff9b::101:101]:1", &[], None), "deny rules[1] Rule");
+    assert_eq!(flow(&policy, "[64:ff9b::102:101]:1", &[], None), "allow rules[0]");
+    assert_eq!(flow(&policy, "[2002:808:808::1]:1", &[], None), "deny default Default");
+}
+
+const GITHUB: &str = r#"{"action": "ALLOW", "hosts": ["*.github.com", "github.com"], "ports": [443]}"#;
+
+#[test]
+fn a_host_rule_goes_by_the_name_that_led_to_the_address() {
+    let policy = rules("DENY", GITHUB);
+    let names = &["api.github.com"];
+    assert_eq!(flow(&policy, "140.82.112.3:443", names, Some("api.github.com")), "asked, allow rules[0]");
+    assert_eq!(flow(&policy, "140.82.112.3:443", names, None), "asked, allow rules[0]");
+    assert_eq!(flow(&policy, "140.82.112.3:80", names, None), "deny default Default");
+    assert_eq!(flow(&policy, "140.82.112.3:443", &[], None), "deny host-name NoName");
+    assert_eq!(flow(&policy, "140.82.112.3:443", &["evil.test"], None), "deny default Default");
+}
+
+#[test]
+fn the_name_that_is_said_must_have_led_to_the_address() {
+    let policy = rules("DENY", GITHUB);
+    let both = &["api.github.com", "evil.test"];
+    assert_eq!(flow(&policy, "1.2.3.4:443", both, Some("github.com")), "asked, deny host-name NameNotPinned");
+    assert_eq!(flow(&policy, "1.2.3.4:443", both, Some("evil.test")), "asked, deny default Default");
+    assert_eq!(flow(&policy, "1.2.3.4:443", both, Some("api.github.com")), "asked, allow rules[0]");
+}
+
+#[test]
+fn tls_and_http_without_a_name_are_denied() {
+    let policy = rules("DENY", GITHUB);
+    let names = hosts(&["github.com"]);
+    let flow = Flow { address: "1.2.3.4".parse().unwrap(), port: 443, names: &names };
+    assert_eq!(shown(policy.decide_again(&flow, Said::Unnamed)), "deny host-name Unnamed");
+    assert_eq!(shown(policy.decide_again(&flow, Said::Unasked)), "deny host-name Unasked");
+}
+
+#[test]
+fn a_name_does_not_lead_into_the_private_network_unless_cidrs_say_so() {
+    let policy = rules("DENY", r#"{"action": "ALLOW", "hosts": ["db.example"]}"#);
+    assert_eq!(flow(&policy, "10.0.0.5:5432", &["db.example"], None), "deny rules[0] PrivateName");
+    let policy = rules("DENY", r#"{"action": "ALLOW", "hosts": ["db.example"], "cidrs": ["10.0.0.0/24"]}"#);
+    assert_eq!(flow(&policy, "10.0.0.5:5432", &["db.example"], None), "asked, allow rules[0]");
+    assert_eq!(flow(&policy, "10.0.1.5:5432", &["db.example"], None), "deny default Default");
+    assert_eq!(flow(&policy, "10.0.0.5:5432", &["other.example"], None), "deny default Default");
+}
+
+#[test]
+fn a_host_that_is_denied_is_not_resolved_and_every_flow_is_asked() {
+    let policy = rules("ALLOW_PUBLIC", r#"{"action": "DENY", "hosts": ["*.evil.test"]}"#);
+    assert_eq!(resolves(&policy, "a.evil.test"), "deny rules[0] Rule");
+    assert_eq!(resolves(&policy, "evil.test"), "allow default");
+    assert_eq!(flow(&policy, "1.1.1.1:22", &[], None), "asked, allow default");
+    assert_eq!(
+        flow(&policy, "1.1.1.1:22", &["a.evil.test", "good.example"], None),
+        "asked, deny rules[0] Rule"
+    );
+    assert_eq!(flow(&policy, "1.1.1.1:443", &["good.example"], Some("good.example")), "asked, allow default");
+    assert_eq!(
+        flow(&policy, "1.1.1.1:443", &["good.example"], Some("a.evil.test")),
+        "asked, deny host-name NameNotPinned"
+    );
+}
+
+#[test]
+fn a_host_deny_with_ports_leaves_the_name_and_other_ports_alone() {
+    let policy = rules("ALLOW_PUBLIC", r#"{"action": "DENY", "hosts": ["git.example"], "ports": [22]}"#);
+    assert_eq!(resolves(&policy, "git.example"), "allow default");
+    assert_eq!(flow(&policy, "1.1.1.1:443", &["git.example"], None), "allow default");
+    assert_eq!(flow(&policy, "1.1.1.1:22", &["git.example"], None), "asked, deny rules[0] Rule");
+}
+
+#[test]
+fn names_resolve_only_for_rules_that_need_them() {
+    let policy = rules("DENY", GITHUB);
+    assert_eq!(resolves(&policy, "codeload.github.com"), "allow rules[0]");
+    assert_eq!(resolves(&policy, "secret.evil.test"), "deny default Default");
+    for (cidr, expected) in
+        [("10.0.0.0/8", "deny default Default"), ("0.0.0.0/0", "allow rules[0]"), ("::/0", "allow rules[0]")]
+    {
+        let policy = rules("DENY", &format!(r#"{{"action": "ALLOW", "cidrs": ["{cidr}"], "ports": [443]}}"#));
+        assert_eq!(resolves(&policy, "a.example"), expected, "{cidr}");
+    }
+    let policy = rules("DENY", r#"{"action": "ALLOW", "cidrs": ["0.0.0.0/0"], "hosts": ["a.example"]}"#);
+    assert_eq!(resolves(&policy, "b.example"), "deny default Default");
+}
