@@ -11,6 +11,7 @@ mod client;
 mod confine;
 mod dns;
 mod fdpass;
+mod first;
 mod flow;
 mod limiter;
 mod main_loop;
