@@ -31,5 +31,5 @@ pub const MOUNT_TARGET: &str = "mount target";
 
 pub use pool::{MAX_AHEAD, Pool};
 pub use ranges::Ranges;
-pub use sandbox::{AdoptError, KillError, Reported, Sandbox, SandboxExit, StartError};
+pub use sandbox::{AdoptError, KillError, PolicyError, Reported, Sandbox, SandboxExit, StartError};
 pub use usage::{Room, Usage};

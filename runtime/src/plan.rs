@@ -69,7 +69,7 @@ pub struct Bind {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct NetworkPlan {
     pub broker_socket: PathBuf,
-    pub policy: cordium_broker::Policy,
+    pub policy: cordium_egress::Policy,
     /// Ports of the node's loopback that the sandbox reaches as `host.cordium.internal`.
     pub host_ports: Vec<u16>,
 }
@@ -187,7 +187,7 @@ pub(crate) mod tests {
             binds: vec![],
             network: NetworkPlan {
                 broker_socket: "/run/broker.sock".into(),
-                policy: cordium_broker::Policy::AllowAll,
+                policy: cordium_egress::Policy::default(),
                 host_ports: vec![],
             },
             env: vec![],

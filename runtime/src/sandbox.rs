@@ -20,7 +20,7 @@ use tokio::{
         unix::{OwnedReadHalf, OwnedWriteHalf},
     },
     process::{Child, Command},
-    sync::{Mutex, watch},
+    sync::{Mutex, mpsc, watch},
 };
 
 use crate::{
@@ -34,6 +34,9 @@ use crate::{
 /// How long a keeper may take from its start to a running agent.
 pub(crate) const START_TIMEOUT: Duration = Duration::from_secs(60);
 const MAX_LINE: u64 = 1 << 20;
+/// How long a keeper may take to put a policy in force, with a broker that decides on every open flow again.
+const POLICY_TIMEOUT: Duration = Duration::from_secs(10);
+const POLICY_ANSWERS: usize = 16;
 const CGROUP_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[derive(Debug, thiserror::Error)]
@@ -85,6 +88,19 @@ pub enum ChannelError {
     Closed,
     #[error("an unexpected message came")]
     Unexpected,
+}
+
+/// Why a running sandbox's egress policy was not changed.
+#[derive(Debug, thiserror::Error)]
+pub enum PolicyError {
+    #[error("telling the keeper: {0}")]
+    Send(#[source] ChannelError),
+    #[error("the keeper refused the policy: {0}")]
+    Refused(String),
+    #[error("the keeper is gone")]
+    Gone,
+    #[error("the keeper did not answer within {POLICY_TIMEOUT:?}")]
+    Timeout,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -164,8 +180,17 @@ struct Inner {
     warnings: Vec<String>,
     steps: Vec<(String, u64)>,
     writer: Mutex<OwnedWriteHalf>,
+    policy_answers: Mutex<PolicyAnswers>,
     exit: watch::Receiver<Option<SandboxExit>>,
     reported: watch::Receiver<Reported>,
+}
+
+/// Answers come in the order of the questions.
+#[derive(Debug)]
+struct PolicyAnswers {
+    channel: mpsc::Receiver<Option<String>>,
+    /// Questions whose answers nobody waited for.
+    late: usize,
 }
 
 impl Sandbox {
@@ -239,6 +264,7 @@ impl Sandbox {
         let Channel { mut reader, writer } = channel;
         let (tell, exit) = watch::channel(None);
         let (learned, reported) = watch::channel(Reported::default());
+        let (answer, answers) = mpsc::channel(POLICY_ANSWERS);
         tokio::spawn(async move {
             let exit = loop {
                 match receive(&mut reader).await {
@@ -246,6 +272,8 @@ impl Sandbox {
                         let storage = learned.borrow().storage_exceeded.clone();
                         break SandboxExit { storage, ..describe(code, signal, oom_kills > 0) };
                     }
+                    // A keeper that answers what nobody asked is not listened to.
+                    Ok(FromKeeper::PolicySet { error }) => drop(answer.try_send(error)),
                     Ok(message) => {
                         learned.send_if_modified(|reported| reported.learn(message));
                     }
@@ -271,6 +299,7 @@ impl Sandbox {
                 warnings,
                 steps,
                 writer: Mutex::new(writer),
+                policy_answers: Mutex::new(PolicyAnswers { channel: answers, late: 0 }),
                 exit,
                 reported,
             }),
@@ -307,6 +336,24 @@ impl Sandbox {
         let mut exit = self.inner.exit.clone();
         let ended = exit.wait_for(Option::is_some).await.ok().and_then(|exit| exit.clone());
         ended.unwrap_or_else(|| describe(None, None, false))
+    }
+
+    /// Changes what the sandbox may reach. In force when this returns.
+    pub async fn set_policy(&self, policy: &cordium_egress::Policy) -> Result<(), PolicyError> {
+        let mut answers = self.inner.policy_answers.lock().await;
+        let message = ToKeeper::SetPolicy { policy: policy.clone() };
+        send(&mut *self.inner.writer.lock().await, &message).await.map_err(PolicyError::Send)?;
+        answers.late += 1;
+        let answer = async {
+            loop {
+                let answer = answers.channel.recv().await.ok_or(PolicyError::Gone)?;
+                answers.late -= 1;
+                if answers.late == 0 {
+                    return answer.map_or(Ok(()), |error| Err(PolicyError::Refused(error)));
+                }
+            }
+        };
+        tokio::time::timeout(POLICY_TIMEOUT, answer).await.unwrap_or(Err(PolicyError::Timeout))
     }
 
     /// Ends every process in the sandbox, waits for the keeper's word, and removes the cgroups.

@@ -268,7 +268,7 @@ fn plan(state: &Path) -> SandboxPlan {
         binds: vec![],
         network: NetworkPlan {
             broker_socket: state.join("broker.sock"),
-            policy: cordium_broker::Policy::AllowAll,
+            policy: cordium_egress::Policy::default(),
             host_ports: vec![],
         },
         env: vec![("CORDIUM_TEST".into(), "1".into())],

@@ -63,7 +63,7 @@ pub struct SandboxSettings {
     /// Ports of the node's loopback that sandboxes may reach.
     pub host_ports: Vec<u16>,
     /// What sandboxes may reach outside.
-    pub policy: cordium_broker::Policy,
+    pub policy: cordium_egress::Policy,
 }
 
 /// The node.

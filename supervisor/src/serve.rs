@@ -133,9 +133,12 @@ async fn assemble(
         agent,
         broker_socket: dirs.broker_socket(),
         host_ports: config.host_ports.clone(),
-        policy: match config.egress {
-            Egress::AllowPublic => cordium_broker::Policy::AllowAll,
-            Egress::Deny => cordium_broker::Policy::Deny,
+        policy: cordium_egress::Policy {
+            default_action: match config.egress {
+                Egress::AllowPublic => cordium_egress::DefaultAction::AllowPublic,
+                Egress::Deny => cordium_egress::DefaultAction::Deny,
+            },
+            ..Default::default()
         },
     };
     let pool = Pool::new(node.clone(), config.sandboxes_ahead.unwrap_or(SANDBOXES_AHEAD));

@@ -133,6 +133,8 @@ const PLAIN: &[i64] = &[
     libc::SYS_gettid,
     libc::SYS_lseek,
     libc::SYS_madvise,
+    // A new policy goes to the broker in a memory file.
+    libc::SYS_memfd_create,
     libc::SYS_mremap,
     libc::SYS_munmap,
     libc::SYS_newfstatat,
@@ -178,7 +180,7 @@ fn filter() -> Result<BpfProgram, BackendError> {
 
 /// What the keeper may, but no file to be written, no connection and no signal; and children like itself.
 fn warden_filter() -> Result<BpfProgram, BackendError> {
-    const NOT: &[i64] = &[libc::SYS_openat, libc::SYS_connect, libc::SYS_accept4];
+    const NOT: &[i64] = &[libc::SYS_openat, libc::SYS_connect, libc::SYS_accept4, libc::SYS_memfd_create];
     const MORE: &[i64] = &[
         libc::SYS_fstatfs,
         libc::SYS_getppid,
@@ -220,7 +222,7 @@ fn no_new_code(rules: &mut Allowed) -> Result<(), BackendError> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::{fs, os::unix::net::UnixStream, process::Command};
+    use std::{fs, io::Write, os::unix::net::UnixStream, process::Command};
 
     use nix::{errno::Errno, mount::MsFlags, sched::CloneFlags};
     use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -249,6 +251,16 @@ mod tests {
         assert_eq!(fs::read_to_string(dir.path().join("file")).unwrap(), "text");
     }
 
+    /// What a new policy takes.
+    fn seal_memory() {
+        use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let mut file = fs::File::from(memfd_create("x", flags).unwrap());
+        file.write_all(b"policy").unwrap();
+        fcntl_add_seals(&file, SealFlags::WRITE | SealFlags::SEAL).unwrap();
+        assert!(file.write_all(b"x").is_err());
+    }
+
     /// In a thread of its own, which is all that it binds.
     #[test]
     #[allow(clippy::disallowed_methods)]
@@ -270,6 +282,7 @@ mod tests {
             assert!(fs::write(dirs[0].join("new"), "1").is_err(), "no new files");
             assert!(fs::read(other.path().join("cgroup.kill")).is_err(), "no other workspace");
             assert!(fs::read("/etc/passwd").is_err());
+            seal_memory();
 
             assert!(Command::new("/bin/true").status().is_err(), "no programs");
             for flag in [CloneFlags::CLONE_NEWUSER, CloneFlags::CLONE_NEWNS, CloneFlags::CLONE_NEWNET] {

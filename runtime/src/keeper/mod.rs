@@ -43,7 +43,7 @@ use std::{
     time::{Instant, SystemTime},
 };
 
-pub(crate) use protocol::{FromKeeper, PROTOCOL, ToKeeper};
+pub(crate) use protocol::{FromKeeper, MAX_LINE, PROTOCOL, ToKeeper};
 
 use crate::{
     SandboxPlan,
@@ -190,10 +190,10 @@ fn start(
     let registration = cordium_broker::Registration {
         workspace: plan.id.clone(),
         gateway_v4: cordium_broker::GATEWAY_V4,
-        policy: plan.network.policy,
         host_ports: plan.network.host_ports.clone(),
     };
-    let egress = serve::Egress { socket: paths.broker_socket(), registration, listeners };
+    let policy = plan.network.policy.clone();
+    let egress = serve::Egress { socket: paths.broker_socket(), registration, policy, listeners };
     let registered = egress.register()?;
     clock.mark("broker");
     let born_inside = stay.as_ref().is_some_and(Stay::is_in_unified);

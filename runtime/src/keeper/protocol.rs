@@ -10,10 +10,10 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use crate::{SandboxPlan, Usage, cgroup::CgroupPlan};
 
 /// Lets an old keeper live under a new supervisor. Raised with every change of these messages.
-pub(crate) const PROTOCOL: u32 = 3;
+pub(crate) const PROTOCOL: u32 = 4;
 
-/// The longest message, in bytes: a plan with 128 layers needs far less.
-pub(crate) const MAX_LINE: u64 = 1 << 20;
+/// The longest message, in bytes: a plan with 128 layers needs far less than half of it, an egress policy at most 1 MiB.
+pub(crate) const MAX_LINE: u64 = 2 << 20;
 
 #[derive(Debug, Serialize, Deserialize)]
 #[allow(clippy::large_enum_variant)]
@@ -28,6 +28,10 @@ pub(crate) enum ToKeeper {
     Start(SandboxPlan),
     /// Instead of a sandbox: remove what one that was killed has left below its cgroup.
     Sweep(CgroupPlan),
+    /// From now on the sandbox may reach this. Answered with [`FromKeeper::PolicySet`].
+    SetPolicy {
+        policy: cordium_egress::Policy,
+    },
     /// End every process in the sandbox now.
     Kill,
 }
@@ -63,6 +67,10 @@ pub(crate) enum FromKeeper {
     /// The sandbox is being ended because of what its files take.
     StorageExceeded {
         message: String,
+    },
+    /// The answer to [`ToKeeper::SetPolicy`], on the connection that asked: the policy is in force, or why it is not.
+    PolicySet {
+        error: Option<String>,
     },
     /// Something is not as it should be, in words.
     Warning(String),

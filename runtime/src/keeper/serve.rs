@@ -10,7 +10,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cordium_broker::{RegisterError, Registered, Registration};
+use cordium_broker::{RegisterError, Registered, Registration, check_policy};
+use cordium_egress::Policy;
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::wait::{WaitStatus, waitpid},
@@ -33,6 +34,8 @@ const RETRY: Duration = Duration::from_millis(200);
 pub(crate) struct Egress {
     pub(crate) socket: PathBuf,
     pub(crate) registration: Registration,
+    /// What holds: the plan's until a supervisor sets another.
+    pub(crate) policy: Policy,
     pub(crate) listeners: Listeners,
 }
 
@@ -42,6 +45,7 @@ impl Egress {
         cordium_broker::register(
             &self.socket,
             &self.registration,
+            &self.policy,
             clone(&self.listeners.tcp)?,
             clone(&self.listeners.udp_dns)?,
             clone(&self.listeners.tcp_dns)?,
@@ -225,25 +229,49 @@ impl Keeper {
     }
 
     fn answer(&mut self, heard: &[bool]) {
-        let mut kill = false;
-        let mut index = 0;
-        self.connections.retain_mut(|connection| {
-            let has_message = heard.get(index).copied().unwrap_or(false);
-            index += 1;
-            if !has_message {
+        let mut connections = std::mem::take(&mut self.connections);
+        let mut heard = heard.iter().copied();
+        connections.retain_mut(|connection| !heard.next().unwrap_or(false) || self.hear(connection));
+        self.connections = connections;
+    }
+
+    /// Does what a supervisor asks for. False when it is gone or cannot be understood.
+    fn hear(&mut self, connection: &mut Connection) -> bool {
+        loop {
+            match connection.receive() {
+                Ok(ToKeeper::Kill) => self.kill(),
+                Ok(ToKeeper::SetPolicy { policy }) => {
+                    let error = self.set_policy(policy).err();
+                    if connection.send(&FromKeeper::PolicySet { error }).is_err() {
+                        return false;
+                    }
+                }
+                Ok(_) | Err(_) => return false,
+            }
+            // What came together must not wait for what comes next.
+            if !connection.has_more() {
                 return true;
             }
-            match connection.receive() {
-                Ok(ToKeeper::Kill) => {
-                    kill = true;
-                    true
-                }
-                Ok(_) | Err(_) => false,
-            }
-        });
-        if kill {
-            self.kill();
         }
+    }
+
+    /// Has the broker decide by another policy, now and whenever it is registered with again. Why not, in words.
+    fn set_policy(&mut self, policy: Policy) -> Result<(), String> {
+        check_policy(&policy)?;
+        if let Some(registered) = &self.registered {
+            match registered.set_policy(&policy) {
+                Ok(()) => {}
+                Err(error) if error.is_refusal() => return Err(error.to_string()),
+                Err(error) => {
+                    // Which policy holds there is not known: a new registration makes it so, and ends every flow.
+                    tracing::warn!(%error, "the egress broker did not take the new policy; registering again");
+                    self.registered = None;
+                    self.retry_at = Some(Instant::now());
+                }
+            }
+        }
+        self.egress.policy = policy;
+        Ok(())
     }
 
     /// PID 1's end takes its whole pid namespace with it; `cgroup.kill` first, because it needs no cooperation from

@@ -5,11 +5,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use cordium_egress::Policy;
 use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_peercred};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
 use crate::fdpass;
-use crate::wire::{Hello, MAX_MESSAGE, PROTOCOL_VERSION, Registration, Reply};
+use crate::policy_file::{self, PolicyFileError};
+use crate::wire::{Hello, MAX_MESSAGE, PROTOCOL_VERSION, Registration, Reply, Update};
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -35,7 +37,9 @@ pub enum RegisterError {
     Stranger { socket: PathBuf, uid: u32 },
     #[error("registration is not valid: {0}")]
     Invalid(String),
-    #[error("sending the registration to the egress broker: {0}")]
+    #[error(transparent)]
+    Policy(#[from] PolicyFileError),
+    #[error("sending to the egress broker: {0}")]
     Send(io::Error),
     #[error("waiting for the egress broker's answer: {0}")]
     Receive(io::Error),
@@ -43,8 +47,27 @@ pub enum RegisterError {
     Closed,
     #[error("the egress broker's answer is not understood: {0}")]
     Answer(serde_json::Error),
-    #[error("the egress broker refused the workspace: {0}")]
+    #[error("the egress broker refused it: {0}")]
     Refused(String),
+}
+
+impl RegisterError {
+    /// Whether the broker is there and has said no: asking again does not help.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::Invalid(_) | Self::Policy(_) | Self::Refused(_))
+    }
+}
+
+impl Registered {
+    /// Replaces the workspace's policy at the broker. When this returns, the new one decides, and flows that it does not
+    /// allow are being closed.
+    pub fn set_policy(&self, policy: &Policy) -> Result<(), RegisterError> {
+        let message = serde_json::to_vec(&Update::SetPolicy)
+            .map_err(|error| RegisterError::Invalid(error.to_string()))?;
+        let file = policy_file::write(policy)?;
+        fdpass::send(&self.connection, &message, &[file.as_fd()]).map_err(RegisterError::Send)?;
+        answer(&self.connection)
+    }
 }
 
 /// Hands a gateway's sockets to the broker. All three must have been made in the gateway's network namespace; `tcp` and
@@ -52,6 +75,7 @@ pub enum RegisterError {
 pub fn register(
     socket: &Path,
     registration: &Registration,
+    policy: &Policy,
     tcp: OwnedFd,
     udp_dns: OwnedFd,
     tcp_dns: OwnedFd,
@@ -65,14 +89,20 @@ pub fn register(
     }
     let hello = Hello { version: PROTOCOL_VERSION, registration: registration.clone() };
     let message = serde_json::to_vec(&hello).map_err(|error| RegisterError::Invalid(error.to_string()))?;
-    fdpass::send(&connection, &message, &[tcp.as_fd(), udp_dns.as_fd(), tcp_dns.as_fd()])
-        .map_err(RegisterError::Send)?;
-    let (answer, _) = fdpass::receive(&connection, MAX_MESSAGE).map_err(RegisterError::Receive)?;
+    let file = policy_file::write(policy)?;
+    let descriptors = [tcp.as_fd(), udp_dns.as_fd(), tcp_dns.as_fd(), file.as_fd()];
+    fdpass::send(&connection, &message, &descriptors).map_err(RegisterError::Send)?;
+    answer(&connection)?;
+    Ok(Registered { connection })
+}
+
+fn answer(connection: &OwnedFd) -> Result<(), RegisterError> {
+    let (answer, _) = fdpass::receive(connection, MAX_MESSAGE).map_err(RegisterError::Receive)?;
     if answer.is_empty() {
         return Err(RegisterError::Closed);
     }
     match serde_json::from_slice(&answer).map_err(RegisterError::Answer)? {
-        Reply::Ok => Ok(Registered { connection }),
+        Reply::Ok => Ok(()),
         Reply::Error(reason) => Err(RegisterError::Refused(reason)),
     }
 }

@@ -1,19 +1,23 @@
-//! One workspace's TCP: accept, decide, dial, copy.
+//! One workspace's TCP: accept, decide, dial, hear the client where a name decides, copy, and end what a new policy ends.
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
+use cordium_egress::Host;
 use rustix::net::sockopt;
 use tokio::io::Interest;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
+use crate::denials::{Denial, Protocol, Ring, What, Why, refuse};
 use crate::limiter::Limiter;
 use crate::node;
-use crate::policy::{Decision, Rules};
+use crate::pins::Pins;
+use crate::policy::{Decision, Rules, why};
+use crate::said::{Spoken, hear};
 use crate::splice::{Activity, Pipes, copy};
 
 /// Open flows of one workspace, where the limit of descriptors leaves room.
@@ -29,6 +33,8 @@ const PAUSE: Duration = Duration::from_millis(50);
 pub(crate) struct Flows {
     pub workspace: String,
     pub rules: Arc<Rules>,
+    pub pins: Arc<Pins>,
+    pub ring: Arc<Ring>,
     pub pipes: Arc<Pipes>,
     pub log: Limiter,
     /// Most flows open at once.
@@ -56,8 +62,8 @@ impl Flows {
                     }
                     Ok((client, _)) => {
                         reset(&client);
-                        let destination = original_destination(&client).ok();
-                        self.denied(destination, "max-flows", &format!("{} flows are open", self.limit));
+                        let why = why("max-flows", "too many flows are open", "close some");
+                        self.denied(original_destination(&client).ok(), &[], why);
                     }
                     Err(error) => {
                         if let Some(suppressed) = self.log.admit() {
@@ -71,21 +77,27 @@ impl Flows {
         }
     }
 
-    fn denied(&self, destination: Option<SocketAddr>, rule: &str, reason: &str) {
-        let Some(suppressed) = self.log.admit() else { return };
-        let destination = destination.map_or_else(|| "unknown".to_owned(), |address| address.to_string());
-        warn!(workspace = self.workspace, destination, rule, reason, suppressed, "flow denied");
+    fn denied(&self, destination: Option<SocketAddr>, names: &[Host], why: Why) -> Arc<Denial> {
+        self.ring.add(&What { names, destination, protocol: Protocol::Tcp }, why)
     }
 
     async fn run(&self, client: TcpStream) {
         let client = End::new(client);
         let destination = match original_destination(&client.stream) {
             Ok(destination) => destination,
-            Err(error) => return self.denied(None, "no-destination", &error.to_string()),
+            Err(error) => {
+                return debug!(workspace = self.workspace, %error, "a flow without a destination");
+            }
         };
-        let target = match self.rules.decide(destination, node::owns) {
-            Decision::Allow(target) => target,
-            Decision::Deny { rule, reason } => return self.denied(Some(destination), rule, reason),
+        let changes = self.rules.changes();
+        let names = self.pins.names(destination.ip(), Instant::now());
+        let (target, asks) = match self.rules.decide(destination, &names, node::owns) {
+            Decision::Allow(target) => (target, false),
+            Decision::Ask(target) => (target, true),
+            Decision::Deny(why) => {
+                let denial = self.denied(Some(destination), &names, why);
+                return client.refuse(&denial, false).await;
+            }
         };
         let dialed = tokio::select! {
             dialed = tokio::time::timeout(DIAL, dial(target)) => dialed,
@@ -100,35 +112,119 @@ impl Flows {
                 return debug!(workspace = self.workspace, %destination, "destination did not answer in time");
             }
         };
-        if let Err(error) = join(&client.stream, &upstream.stream, &self.pipes).await {
-            return debug!(workspace = self.workspace, %destination, %error, "flow broken");
+        let flow = Flow { rules: &self.rules, destination, names, asks, spoken: OnceLock::new() };
+        match flow.join(&client.stream, &upstream.stream, &self.pipes, changes).await {
+            Ok(()) => {
+                client.close();
+                upstream.close();
+            }
+            Err(Broken::Io(error)) => {
+                debug!(workspace = self.workspace, %destination, %error, "flow broken");
+            }
+            Err(Broken::Denied { why, answered }) => {
+                drop(upstream);
+                let said = flow.spoken.get().and_then(Spoken::name);
+                let names = said.map_or(&*flow.names, std::slice::from_ref);
+                let denial = self.denied(Some(destination), names, why);
+                if !answered {
+                    client.refuse(&denial, true).await;
+                }
+            }
         }
-        client.close();
-        upstream.close();
     }
 }
 
-/// Copies both ways until both have ended; an error, a reset on either side or idleness breaks the flow.
-async fn join(client: &TcpStream, upstream: &TcpStream, pipes: &Pipes) -> io::Result<()> {
-    for stream in [client, upstream] {
-        stream.set_nodelay(true)?;
-        sockopt::set_socket_keepalive(stream, true)?;
-        sockopt::set_tcp_keepidle(stream, Duration::from_secs(60))?;
-        sockopt::set_tcp_keepintvl(stream, Duration::from_secs(15))?;
-        sockopt::set_tcp_keepcnt(stream, 8)?;
+/// One flow whose destination has been reached.
+struct Flow<'a> {
+    rules: &'a Rules,
+    destination: SocketAddr,
+    /// Those that led to the destination when the flow was opened.
+    names: Arc<[Host]>,
+    /// The client's bytes wait until what they say is allowed.
+    asks: bool,
+    spoken: OnceLock<Spoken>,
+}
+
+/// Why a flow did not come to its proper end.
+enum Broken {
+    Io(io::Error),
+    Denied {
+        why: Why,
+        /// Something has come back already: an answer of ours would be read as part of it.
+        answered: bool,
+    },
+}
+
+impl Flow<'_> {
+    /// Copies both ways until both have ended; an error, a reset on either side, idleness or the policy breaks the flow.
+    async fn join(
+        &self,
+        client: &TcpStream,
+        upstream: &TcpStream,
+        pipes: &Pipes,
+        changes: Changes,
+    ) -> Result<(), Broken> {
+        for stream in [client, upstream] {
+            keep_alive(stream).map_err(Broken::Io)?;
+        }
+        let activity = Activity::new();
+        let up = async {
+            if self.asks {
+                self.hear(client)
+                    .await?
+                    .map_err(|why| Broken::Denied { why, answered: activity.has_moved() })?;
+            }
+            copy(client, upstream, pipes, &activity).await.map_err(Broken::Io)
+        };
+        // Some servers speak first.
+        let down = async { copy(upstream, client, pipes, &activity).await.map_err(Broken::Io) };
+        let both = async { tokio::try_join!(up, down).map(|_| ()) };
+        tokio::select! {
+            biased;
+            ended = both => ended,
+            why = self.revoked(changes) => Err(Broken::Denied { why, answered: activity.has_moved() }),
+            () = failed(client) => Err(Broken::Io(io::ErrorKind::ConnectionReset.into())),
+            () = failed(upstream) => Err(Broken::Io(io::ErrorKind::ConnectionReset.into())),
+            () = activity.idle(IDLE, HALF_CLOSED_IDLE) => Err(Broken::Io(io::ErrorKind::TimedOut.into())),
+        }
     }
-    let activity = Activity::new();
-    let both = async {
-        tokio::try_join!(copy(client, upstream, pipes, &activity), copy(upstream, client, pipes, &activity))
-            .map(|_| ())
-    };
-    tokio::select! {
-        biased;
-        ended = both => ended,
-        () = failed(client) => Err(io::ErrorKind::ConnectionReset.into()),
-        () = failed(upstream) => Err(io::ErrorKind::ConnectionReset.into()),
-        () = activity.idle(IDLE, HALF_CLOSED_IDLE) => Err(io::ErrorKind::TimedOut.into()),
+
+    /// Lets the client speak, and decides by what it says.
+    async fn hear(&self, client: &TcpStream) -> Result<Result<(), Why>, Broken> {
+        let spoken = hear(client).await.map_err(Broken::Io)?;
+        let spoken = self.spoken.get_or_init(|| spoken);
+        Ok(self.settle(spoken))
     }
+
+    fn settle(&self, spoken: &Spoken) -> Result<(), Why> {
+        self.rules.settle(self.destination, &self.names, spoken.said()).map_err(|why| spoken.explain(why))
+    }
+
+    /// Returns when a new policy does not allow this flow.
+    async fn revoked(&self, mut changes: Changes) -> Why {
+        while changes.changed().await.is_ok() {
+            let allowed = match self.spoken.get() {
+                Some(spoken) => self.settle(spoken),
+                None if self.asks => self.rules.may_speak(self.destination, &self.names),
+                None => self.settle(&Spoken::Unasked),
+            };
+            if let Err(why) = allowed {
+                return why;
+            }
+        }
+        std::future::pending().await
+    }
+}
+
+/// Tells of new policies.
+type Changes = tokio::sync::watch::Receiver<Arc<cordium_egress::Compiled>>;
+
+fn keep_alive(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, Duration::from_secs(60))?;
+    sockopt::set_tcp_keepintvl(stream, Duration::from_secs(15))?;
+    Ok(sockopt::set_tcp_keepcnt(stream, 8)?)
 }
 
 /// Returns when the connection has failed, even while nobody reads from it or writes to it.
@@ -171,6 +267,11 @@ impl End {
 
     fn close(mut self) {
         self.proper = true;
+    }
+
+    /// Tells the client why, where that is possible.
+    async fn refuse(mut self, denial: &Denial, has_spoken: bool) {
+        self.proper = refuse(&mut self.stream, denial, has_spoken).await;
     }
 }
 

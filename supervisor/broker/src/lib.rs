@@ -9,6 +9,7 @@
 
 mod client;
 mod confine;
+mod denials;
 mod dns;
 mod fdpass;
 mod first;
@@ -17,8 +18,11 @@ mod limiter;
 mod main_loop;
 mod nft;
 mod node;
+mod peek;
+mod pins;
 mod policy;
-mod protected;
+mod policy_file;
+mod said;
 mod seccomp;
 mod server;
 mod splice;
@@ -29,9 +33,11 @@ mod wire;
 use std::net::Ipv4Addr;
 
 pub use client::{RegisterError, Registered, register};
+pub use denials::{Denial, Denials, Protocol, WatchError, watch as watch_denials};
 pub use main_loop::broker_main;
 pub use nft::nft_ruleset;
-pub use wire::{PROTOCOL_VERSION, Policy, Registration};
+pub use policy_file::{MAX_POLICY, PolicyFileError, check_policy};
+pub use wire::{PROTOCOL_VERSION, Registration};
 
 /// Address of the gateway end of the veth pair; the same in every workspace.
 pub const GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(100, 127, 255, 253);

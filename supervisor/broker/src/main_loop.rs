@@ -17,6 +17,7 @@ use tracing::{error, info, warn};
 
 use crate::BrokerOpts;
 use crate::confine::{self, ConfineError};
+use crate::denials::{self, Rings};
 use crate::dns::Upstreams;
 use crate::flow::flow_limit;
 use crate::node;
@@ -38,6 +39,8 @@ enum BrokerError {
     Running(PathBuf),
     #[error("binding {path}: {source}")]
     Bind { path: PathBuf, source: io::Error },
+    #[error("binding the socket for watchers of denials beside {path}: {source}")]
+    Watchers { path: PathBuf, source: io::Error },
     #[error("confining the broker: {0}")]
     Confine(#[from] ConfineError),
     #[error("starting the runtime: {0}")]
@@ -61,6 +64,8 @@ pub fn broker_main(opts: BrokerOpts) -> ExitCode {
 fn run(opts: BrokerOpts) -> Result<(), BrokerError> {
     let descriptors = confine::raise_descriptor_limit();
     let bound = Bound::new(&opts.socket)?;
+    let watchers = denials::bind(&bound.path)
+        .map_err(|source| BrokerError::Watchers { path: bound.path.clone(), source })?;
     confine::confine(&bound.folder)?;
     if node::binds_anything() {
         warn!(
@@ -77,15 +82,18 @@ fn run(opts: BrokerOpts) -> Result<(), BrokerError> {
         .map_err(BrokerError::Runtime)?;
     let flow_limit = flow_limit(descriptors.unwrap_or(u64::MAX));
     let upstreams = Arc::new(Upstreams::new(opts.upstream));
-    let shared = Arc::new(Shared { pipes: Arc::new(Pipes::default()), upstreams, flow_limit });
+    let (pipes, rings) = (Arc::new(Pipes::default()), Arc::new(Rings::default()));
+    let shared = Arc::new(Shared { pipes, upstreams, rings: Arc::clone(&rings), flow_limit });
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).map_err(BrokerError::Runtime)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(BrokerError::Runtime)?;
         let listener =
             bound.listener.try_clone().and_then(crate::sys::watch).map_err(BrokerError::Runtime)?;
+        let watchers = tokio::net::UnixListener::from_std(watchers).map_err(BrokerError::Runtime)?;
         info!(socket = %bound.path.display(), flow_limit, threads, "broker ready");
         tokio::select! {
             () = serve(listener, shared) => {}
+            () = denials::serve(watchers, rings) => {}
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }

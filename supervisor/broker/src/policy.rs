@@ -1,38 +1,41 @@
-//! What becomes of one flow: a pure decision over data.
+//! What becomes of one flow or one name: pure decisions over data.
 //!
 //! Order: the host mapping, the protected table, the node's own addresses, then the workspace's policy. Only the last is
 //! the workspace's to choose.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 
-use crate::protected;
-use crate::wire::{Policy, Registration};
+use cordium_egress::{Compiled, Flow, Host, Reason, Ruling, Said, Verdict, protected, spellings};
+use tokio::sync::watch;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+use crate::denials::Why;
+use crate::wire::Registration;
+
+#[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Decision {
     /// Dial this address.
     Allow(SocketAddr),
-    Deny {
-        rule: &'static str,
-        reason: &'static str,
-    },
+    /// Dial it, and let the client's bytes pass once [`Rules::settle`] allows what they say.
+    Ask(SocketAddr),
+    Deny(Why),
 }
 
-/// A registration, ready for decisions.
+/// What a workspace may reach now, ready for decisions.
 #[derive(Debug)]
 pub(crate) struct Rules {
     gateway: Ipv4Addr,
     host_ports: BTreeSet<u16>,
-    policy: Policy,
+    policy: watch::Sender<Arc<Compiled>>,
 }
 
 impl Rules {
-    pub(crate) fn new(registration: &Registration) -> Self {
+    pub(crate) fn new(registration: &Registration, policy: Compiled) -> Self {
         Self {
             gateway: registration.gateway_v4,
             host_ports: registration.host_ports.iter().copied().collect(),
-            policy: registration.policy,
+            policy: watch::Sender::new(Arc::new(policy)),
         }
     }
 
@@ -40,66 +43,145 @@ impl Rules {
         self.gateway
     }
 
-    /// Whether names outside this node may be asked for at all.
-    pub(crate) fn resolves(&self) -> bool {
-        self.policy == Policy::AllowAll
+    /// From here on this policy decides; open flows hear of it.
+    pub(crate) fn set(&self, policy: Compiled) {
+        self.policy.send_replace(Arc::new(policy));
     }
 
-    /// `is_node` tells whether an address is one of the node's own.
-    pub(crate) fn decide(&self, destination: SocketAddr, is_node: impl Fn(IpAddr) -> bool) -> Decision {
+    /// Tells of each new policy.
+    pub(crate) fn changes(&self) -> watch::Receiver<Arc<Compiled>> {
+        self.policy.subscribe()
+    }
+
+    fn policy(&self) -> Arc<Compiled> {
+        Arc::clone(&self.policy.borrow())
+    }
+
+    /// Whether this destination is the host mapping, which is no part of the policy.
+    fn is_mapped(&self, destination: SocketAddr) -> bool {
+        destination.ip().to_canonical() == IpAddr::V4(self.gateway)
+    }
+
+    /// `names` led to the destination. `is_node` tells whether an address is one of the node's own.
+    pub(crate) fn decide(
+        &self,
+        destination: SocketAddr,
+        names: &[Host],
+        is_node: impl Fn(IpAddr) -> bool,
+    ) -> Decision {
         let address = destination.ip().to_canonical();
         let port = destination.port();
-        if address == IpAddr::V4(self.gateway) {
+        if self.is_mapped(destination) {
             return if self.host_ports.contains(&port) {
                 Decision::Allow((Ipv4Addr::LOCALHOST, port).into())
             } else {
-                Decision::Deny {
-                    rule: "host-ports",
-                    reason: "the port is not among the given ports of the node",
-                }
+                Decision::Deny(why(
+                    "host-ports",
+                    "the port is not among the given ports of the node",
+                    "ask who runs the node to add it to hostPorts",
+                ))
             };
         }
         if port == 0 {
-            return Decision::Deny { rule: "port", reason: "port 0 does not exist" };
+            return Decision::Deny(why("port", "port 0 does not exist", "connect to another port"));
         }
-        if let Some(entry) = protected::find(address) {
-            return Decision::Deny { rule: entry.rule, reason: entry.reason };
+        if protected(address).is_none() && spellings(address).into_iter().flatten().any(is_node) {
+            return Decision::Deny(why(
+                "node",
+                "the address is one of the node's own",
+                "no policy opens it; a port of the node itself is opened with hostPorts",
+            ));
         }
-        if protected::spellings(address).into_iter().flatten().any(is_node) {
-            return Decision::Deny { rule: "node", reason: "the address is one of the node's own" };
-        }
-        match self.policy {
-            Policy::AllowAll => Decision::Allow((address, port).into()),
-            Policy::Deny => {
-                Decision::Deny { rule: "default", reason: "the workspace's policy allows no egress" }
+        let policy = self.policy();
+        match policy.decide(&Flow { address, port, names }) {
+            Verdict::Decided(Ruling::Allow { .. }) => Decision::Allow((address, port).into()),
+            Verdict::Decided(Ruling::Deny { rule, reason }) => {
+                Decision::Deny(why_denied(&rule.to_string(), reason))
             }
+            Verdict::ByName(_) => Decision::Ask((address, port).into()),
         }
     }
+
+    /// The decision on a flow whose first bytes are known, or on one that is open while the policy changes.
+    pub(crate) fn settle(&self, destination: SocketAddr, names: &[Host], said: Said<'_>) -> Result<(), Why> {
+        if self.is_mapped(destination) {
+            return Ok(());
+        }
+        let flow = Flow { address: destination.ip().to_canonical(), port: destination.port(), names };
+        match self.policy().decide_again(&flow, said) {
+            Ruling::Allow { .. } => Ok(()),
+            Ruling::Deny { rule, reason } => Err(why_denied(&rule.to_string(), reason)),
+        }
+    }
+
+    /// Whether a flow that is open but has said nothing yet may go on to speak.
+    pub(crate) fn may_speak(&self, destination: SocketAddr, names: &[Host]) -> Result<(), Why> {
+        match self.decide(destination, names, |_| false) {
+            Decision::Deny(why) => Err(why),
+            Decision::Allow(_) | Decision::Ask(_) => Ok(()),
+        }
+    }
+
+    /// Whether a name outside this node may be asked for.
+    pub(crate) fn resolves(&self, name: &Host) -> Result<(), Why> {
+        match self.policy().resolves(name) {
+            Ruling::Allow { .. } => Ok(()),
+            Ruling::Deny { rule, reason } => Err(why_denied(&rule.to_string(), reason)),
+        }
+    }
+}
+
+pub(crate) fn why(rule: &str, reason: &'static str, next: &'static str) -> Why {
+    Why { rule: rule.to_owned(), reason, next }
+}
+
+fn why_denied(rule: &str, reason: Reason) -> Why {
+    why(rule, reason.text(), reason.next())
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use cordium_egress::{Action, DefaultAction, Policy, Rule};
+
     use super::*;
 
-    fn rules(policy: Policy) -> Rules {
-        let gateway_v4 = crate::GATEWAY_V4;
-        Rules::new(&Registration { workspace: "w".into(), gateway_v4, policy, host_ports: vec![8080] })
+    fn allow(cidrs: &[&str], hosts: &[&str]) -> Policy {
+        let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
+        let rule = Rule {
+            name: None,
+            action: Action::Allow,
+            cidrs: texts(cidrs),
+            hosts: texts(hosts),
+            ports: vec![],
+        };
+        Policy { default_action: DefaultAction::Deny, rules: vec![rule], protected: vec![] }
     }
 
-    fn rule(policy: Policy, destination: &str) -> &'static str {
+    fn everything() -> Policy {
+        allow(&["0.0.0.0/0", "::/0"], &[])
+    }
+
+    fn rules(policy: &Policy) -> Rules {
+        let gateway_v4 = crate::GATEWAY_V4;
+        let registration = Registration { workspace: "w".into(), gateway_v4, host_ports: vec![8080] };
+        Rules::new(&registration, policy.compile().unwrap())
+    }
+
+    fn rule(policy: &Policy, destination: &str) -> String {
         let node: IpAddr = "10.1.2.3".parse().unwrap();
-        match rules(policy).decide(destination.parse().unwrap(), |address| address == node) {
-            Decision::Allow(_) => "allowed",
-            Decision::Deny { rule, .. } => rule,
+        match rules(policy).decide(destination.parse().unwrap(), &[], |address| address == node) {
+            Decision::Allow(_) => "allowed".to_owned(),
+            Decision::Ask(_) => "asked".to_owned(),
+            Decision::Deny(why) => why.rule,
         }
     }
 
     #[test]
-    fn allow_all_opens_what_is_not_protected() {
+    fn what_is_not_protected_is_the_policys_to_open() {
         for open in ["1.1.1.1:443", "10.0.0.9:5432", "192.168.0.1:80", "[2606:4700::1111]:443"] {
-            assert_eq!(rule(Policy::AllowAll, open), "allowed", "{open}");
-            assert_eq!(rule(Policy::Deny, open), "default", "{open}");
+            assert_eq!(rule(&everything(), open), "allowed", "{open}");
+            assert_eq!(rule(&Policy::default(), open), "default", "{open}");
         }
     }
 
@@ -116,18 +198,44 @@ mod tests {
             ("100.127.255.254:80", "gateway"),
             ("8.8.8.8:0", "port"),
         ] {
-            assert_eq!(rule(Policy::AllowAll, closed), expected, "{closed}");
+            assert_eq!(rule(&everything(), closed), expected, "{closed}");
         }
     }
 
     #[test]
     fn the_gateway_is_the_nodes_loopback_on_given_ports_only() {
-        for policy in [Policy::AllowAll, Policy::Deny] {
-            let decide = |port| rules(policy).decide((crate::GATEWAY_V4, port).into(), |_| true);
+        for policy in [everything(), Policy::default()] {
+            let decide = |port| rules(&policy).decide((crate::GATEWAY_V4, port).into(), &[], |_| true);
             assert_eq!(decide(8080), Decision::Allow("127.0.0.1:8080".parse().unwrap()));
             for port in [0, 22, 8081, crate::TCP_PORT] {
-                assert!(matches!(decide(port), Decision::Deny { rule: "host-ports", .. }), "{port}");
+                assert!(matches!(decide(port), Decision::Deny(why) if why.rule == "host-ports"), "{port}");
             }
         }
+    }
+
+    #[test]
+    fn a_host_rule_asks_the_client_and_a_new_policy_is_asked_again() {
+        let rules = rules(&allow(&[], &["a.example"]));
+        let destination: SocketAddr = "1.1.1.1:443".parse().unwrap();
+        let [a, b] = ["a.example", "b.example"].map(|name| Host::parse(name).unwrap());
+        assert_eq!(
+            rules.decide(destination, std::slice::from_ref(&a), |_| false),
+            Decision::Ask(destination)
+        );
+        assert!(matches!(rules.decide(destination, &[], |_| false), Decision::Deny(_)));
+        let names = [a.clone(), b.clone()];
+        assert_eq!(rules.settle(destination, &names, Said::Name(&a)), Ok(()));
+        assert!(rules.settle(destination, &names, Said::Name(&b)).is_err());
+        assert_eq!((rules.resolves(&a), rules.resolves(&b).is_err()), (Ok(()), true));
+        assert_eq!(rules.may_speak(destination, &names), Ok(()));
+
+        let mut changes = rules.changes();
+        rules.set(Policy::default().compile().unwrap());
+        assert!(changes.has_changed().unwrap());
+        changes.mark_unchanged();
+        assert!(rules.settle(destination, &names, Said::Name(&a)).is_err());
+        assert!(rules.may_speak(destination, &names).is_err() && rules.resolves(&a).is_err());
+        // The host mapping is not the policy's.
+        assert_eq!(rules.settle((crate::GATEWAY_V4, 8080).into(), &[], Said::Unasked), Ok(()));
     }
 }

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
+use cordium_egress::Compiled;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, accept_with, sockopt};
 use tokio::io::unix::AsyncFd;
 use tokio::net::{TcpListener, UdpSocket};
@@ -12,13 +13,16 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
+use crate::denials::{Ring, Rings};
 use crate::dns::{Names, Upstreams};
 use crate::fdpass;
 use crate::flow::Flows;
 use crate::limiter::Limiter;
+use crate::pins::Pins;
 use crate::policy::Rules;
+use crate::policy_file;
 use crate::splice::Pipes;
-use crate::wire::{DESCRIPTORS, Hello, MAX_MESSAGE, Registration, Reply};
+use crate::wire::{DESCRIPTORS, Hello, MAX_MESSAGE, Registration, Reply, Update};
 
 const MAX_WORKSPACES: usize = 4096;
 /// A keeper has its message ready when it connects.
@@ -29,6 +33,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 pub(crate) struct Shared {
     pub pipes: Arc<Pipes>,
     pub upstreams: Arc<Upstreams>,
+    pub rings: Arc<Rings>,
     /// Most flows that one workspace may have open.
     pub flow_limit: usize,
 }
@@ -95,7 +100,7 @@ async fn accept(listener: &AsyncFd<OwnedFd>) -> io::Result<AsyncFd<OwnedFd>> {
 }
 
 async fn serve_keeper(connection: AsyncFd<OwnedFd>, shared: &Shared) {
-    let (registration, sockets) = match handshake(&connection).await {
+    let (registration, policy, sockets) = match handshake(&connection).await {
         Ok(registered) => registered,
         Err(error) => {
             warn!(%error, "registration refused");
@@ -105,15 +110,56 @@ async fn serve_keeper(connection: AsyncFd<OwnedFd>, shared: &Shared) {
         }
     };
     let workspace = registration.workspace.clone();
-    info!(workspace, policy = ?registration.policy, host_ports = ?registration.host_ports, "workspace registered");
-    let mut tasks = start(registration, sockets, shared);
-    // Nothing more is said on the connection: a message, like its end, ends the registration.
-    let _ = receive(&connection).await;
+    info!(workspace, host_ports = ?registration.host_ports, "workspace registered");
+    let rules = Arc::new(Rules::new(&registration, policy));
+    let ring = shared.rings.open(&workspace);
+    let mut tasks = start(registration.workspace, Arc::clone(&rules), Arc::clone(&ring), sockets, shared);
+    updates(&connection, &workspace, &rules).await;
     tasks.shutdown().await;
+    shared.rings.close(&ring);
     info!(workspace, "workspace unregistered");
 }
 
-async fn handshake(connection: &AsyncFd<OwnedFd>) -> Result<(Registration, Sockets), HandshakeError> {
+/// Takes new policies until the connection ends. One that is not understood is answered so, and the old one holds.
+async fn updates(connection: &AsyncFd<OwnedFd>, workspace: &str, rules: &Rules) {
+    while let Ok((message, descriptors)) = receive(connection).await {
+        if message.is_empty() {
+            return;
+        }
+        let reply = match update(&message, descriptors) {
+            Ok(policy) => {
+                rules.set(policy);
+                info!(workspace, "policy changed");
+                Reply::Ok
+            }
+            Err(error) => {
+                warn!(workspace, error, "new policy refused: the old one holds");
+                Reply::Error(error)
+            }
+        };
+        if answer(connection, &reply).is_err() {
+            return;
+        }
+    }
+}
+
+fn update(message: &[u8], descriptors: Vec<OwnedFd>) -> Result<Compiled, String> {
+    let Update::SetPolicy =
+        serde_json::from_slice(message).map_err(|error| format!("the message is not understood: {error}"))?;
+    let count = descriptors.len();
+    let [file] = <[OwnedFd; 1]>::try_from(descriptors)
+        .map_err(|_| format!("{count} descriptors came; the policy's is needed"))?;
+    compile(file)
+}
+
+fn compile(file: OwnedFd) -> Result<Compiled, String> {
+    let policy = policy_file::read(file).map_err(|error| error.to_string())?;
+    policy.compile().map_err(|error| format!("the policy is not valid: {error}"))
+}
+
+async fn handshake(
+    connection: &AsyncFd<OwnedFd>,
+) -> Result<(Registration, Compiled, Sockets), HandshakeError> {
     let peer =
         sockopt::socket_peercred(connection).map_err(|error| HandshakeError::Credentials(error.into()))?;
     if peer.uid != rustix::process::geteuid() {
@@ -125,9 +171,10 @@ async fn handshake(connection: &AsyncFd<OwnedFd>) -> Result<(Registration, Socke
         .map_err(HandshakeError::Receive)?;
     let registration = Hello::parse(&message).map_err(HandshakeError::Invalid)?;
     let count = descriptors.len();
-    let [tcp, udp_dns, tcp_dns] = <[OwnedFd; DESCRIPTORS]>::try_from(descriptors).map_err(|_| {
+    let [tcp, udp_dns, tcp_dns, file] = <[OwnedFd; DESCRIPTORS]>::try_from(descriptors).map_err(|_| {
         HandshakeError::Invalid(format!("{count} descriptors came; {DESCRIPTORS} are needed"))
     })?;
+    let policy = compile(file).map_err(HandshakeError::Invalid)?;
     let failed = |socket| move |source| HandshakeError::Socket { socket, source };
     let sockets = Sockets {
         tcp: listener(tcp).map_err(failed("tcp"))?,
@@ -135,16 +182,29 @@ async fn handshake(connection: &AsyncFd<OwnedFd>) -> Result<(Registration, Socke
         tcp_dns: listener(tcp_dns).map_err(failed("tcp dns"))?,
     };
     answer(connection, &Reply::Ok).map_err(HandshakeError::Answer)?;
-    Ok((registration, sockets))
+    Ok((registration, policy, sockets))
 }
 
-fn start(registration: Registration, sockets: Sockets, shared: &Shared) -> JoinSet<()> {
-    let rules = Arc::new(Rules::new(&registration));
-    let names = Names::new(registration.workspace.clone(), Arc::clone(&rules), Arc::clone(&shared.upstreams));
-    let names = Arc::new(names);
+fn start(
+    workspace: String,
+    rules: Arc<Rules>,
+    ring: Arc<Ring>,
+    sockets: Sockets,
+    shared: &Shared,
+) -> JoinSet<()> {
+    let pins = Arc::new(Pins::default());
+    let names = Arc::new(Names::new(
+        workspace.clone(),
+        Arc::clone(&rules),
+        Arc::clone(&pins),
+        Arc::clone(&ring),
+        Arc::clone(&shared.upstreams),
+    ));
     let flows = Arc::new(Flows {
-        workspace: registration.workspace,
+        workspace,
         rules,
+        pins,
+        ring,
         pipes: Arc::clone(&shared.pipes),
         log: Limiter::new(),
         limit: shared.flow_limit,

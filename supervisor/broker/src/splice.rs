@@ -4,7 +4,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -52,11 +52,22 @@ pub(crate) struct Activity {
     start: Instant,
     last_millis: AtomicU64,
     ended: AtomicU64,
+    moved: AtomicBool,
 }
 
 impl Activity {
     pub(crate) fn new() -> Self {
-        Self { start: Instant::now(), last_millis: AtomicU64::new(0), ended: AtomicU64::new(0) }
+        Self {
+            start: Instant::now(),
+            last_millis: AtomicU64::new(0),
+            ended: AtomicU64::new(0),
+            moved: AtomicBool::new(false),
+        }
+    }
+
+    /// Whether any byte has moved yet.
+    pub(crate) fn has_moved(&self) -> bool {
+        self.moved.load(Ordering::Relaxed)
     }
 
     fn touch(&self) {
@@ -121,6 +132,7 @@ async fn drain(from: &TcpStream, to: &TcpStream, pipe: &Pipe, activity: &Activit
                 return Err(io::ErrorKind::WriteZero.into());
             }
             pending -= moved;
+            activity.moved.store(true, Ordering::Relaxed);
             activity.touch();
         }
     }

@@ -1,16 +1,16 @@
-//! What the keeper and the broker say to each other: one bounded JSON message each way, three descriptors along.
+//! What the keeper and the broker say to each other: bounded JSON messages with descriptors along, each with an answer.
 
 use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
 /// Version of the registration message. A broker that outlived an upgrade refuses what it does not know.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 
 /// Longest message in either direction.
 pub(crate) const MAX_MESSAGE: usize = 64 * 1024;
-/// TCP listener, DNS over UDP, DNS over TCP: in this order.
-pub(crate) const DESCRIPTORS: usize = 3;
+/// TCP listener, DNS over UDP, DNS over TCP, the policy's memory file: in this order.
+pub(crate) const DESCRIPTORS: usize = 4;
 const MAX_NAME: usize = 128;
 const MAX_HOST_PORTS: usize = 256;
 
@@ -21,27 +21,23 @@ pub struct Registration {
     /// The workspace's uid: names it in log lines.
     pub workspace: String,
     pub gateway_v4: Ipv4Addr,
-    pub policy: Policy,
     /// Ports of the node's 127.0.0.1 that the workspace reaches as `host.cordium.internal:PORT`.
     #[serde(default)]
     pub host_ports: Vec<u16>,
-}
-
-/// What a workspace may reach. Protected destinations stay refused whatever it says.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum Policy {
-    /// Every destination that is not protected.
-    AllowAll,
-    /// Nothing, not even a name is resolved; only `host_ports` are served.
-    #[default]
-    Deny,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Hello {
     pub version: u32,
     pub registration: Registration,
+}
+
+/// What a keeper says on the connection of a living registration.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) enum Update {
+    /// The policy in the memory file that comes along replaces the one that holds.
+    SetPolicy,
 }
 
 /// Read before the rest, so that another version gets a clear answer instead of a parse error.
@@ -105,12 +101,7 @@ mod tests {
     use super::*;
 
     fn registration() -> Registration {
-        Registration {
-            workspace: "ws-1".into(),
-            gateway_v4: crate::GATEWAY_V4,
-            policy: Policy::AllowAll,
-            host_ports: vec![8080],
-        }
+        Registration { workspace: "ws-1".into(), gateway_v4: crate::GATEWAY_V4, host_ports: vec![8080] }
     }
 
     fn parse(registration: Registration, version: u32) -> Result<Registration, String> {
@@ -125,7 +116,7 @@ mod tests {
     #[test]
     fn another_version_is_refused_by_name_even_if_its_fields_are_unknown() {
         let error = Hello::parse(br#"{"version":99,"somethingNew":true}"#).unwrap_err();
-        assert!(error.contains("version 99") && error.contains('1'), "{error}");
+        assert!(error.contains("version 99") && error.contains('2'), "{error}");
     }
 
     #[test]
@@ -134,10 +125,10 @@ mod tests {
             "",
             "[]",
             "{}",
-            r#"{"version":1}"#,
-            r#"{"version":1,"registration":{"workspace":"a","gatewayV4":"100.127.255.253","policy":"allowAll","x":1}}"#,
-            r#"{"version":1,"registration":{"workspace":"a","gatewayV4":"nonsense","policy":"allowAll"}}"#,
-            r#"{"version":1,"registration":{"workspace":"a","gatewayV4":"100.127.255.253","policy":"maybe"}}"#,
+            r#"{"version":2}"#,
+            r#"{"version":2,"registration":{"workspace":"a","gatewayV4":"100.127.255.253","x":1}}"#,
+            r#"{"version":2,"registration":{"workspace":"a","gatewayV4":"nonsense"}}"#,
+            r#"{"version":1,"registration":{"workspace":"a","gatewayV4":"100.127.255.253"}}"#,
         ] {
             assert!(Hello::parse(text.as_bytes()).is_err(), "{text}");
         }
@@ -158,10 +149,5 @@ mod tests {
             spoil(&mut spoiled);
             assert!(parse(spoiled.clone(), PROTOCOL_VERSION).is_err(), "{spoiled:?}");
         }
-    }
-
-    #[test]
-    fn nothing_is_allowed_unless_it_is_said() {
-        assert_eq!(Policy::default(), Policy::Deny);
     }
 }

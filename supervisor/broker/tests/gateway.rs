@@ -1,6 +1,7 @@
 //! The broker behind a real gateway: a client in a sandbox namespace, a server outside.
 #![allow(clippy::unwrap_used)]
 
+mod egress;
 mod support;
 
 use std::io::{ErrorKind, Read, Write};
@@ -8,7 +9,8 @@ use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use cordium_broker::{GATEWAY_V4, Policy, register};
+use cordium_broker::{GATEWAY_V4, register};
+use cordium_egress::{Action, Policy, Rule};
 use support::{Broker, NODE, OUTSIDE, World, isolated};
 
 const QUICK: Duration = Duration::from_secs(2);
@@ -17,6 +19,13 @@ const QUICK: Duration = Duration::from_secs(2);
 #[test]
 fn broker_process() {
     support::broker_role();
+}
+
+/// Every address, private ones too.
+fn everything() -> Policy {
+    let cidrs = vec!["0.0.0.0/0".to_owned(), "::/0".to_owned()];
+    let rule = Rule { name: None, action: Action::Allow, cidrs, hosts: vec![], ports: vec![] };
+    Policy { rules: vec![rule], ..Policy::default() }
 }
 
 fn connect(ip: &str, port: u16) -> TcpStream {
@@ -64,7 +73,7 @@ fn large_transfers_arrive_whole_both_ways_and_half_close_passes() {
     isolated("large_transfers_arrive_whole_both_ways_and_half_close_passes", || {
         const SIZE: usize = 64 << 20;
         let world = World::new();
-        let _registered = world.register(Policy::AllowAll, vec![]);
+        let _registered = world.register(everything(), vec![]);
         let server = listen(&world, 80);
         let server = std::thread::spawn(move || {
             let (mut stream, peer) = server.accept().unwrap();
@@ -100,7 +109,7 @@ fn large_transfers_arrive_whole_both_ways_and_half_close_passes() {
 fn resets_pass_both_ways_even_while_nothing_is_read() {
     isolated("resets_pass_both_ways_even_while_nothing_is_read", || {
         let world = World::new();
-        let _registered = world.register(Policy::AllowAll, vec![]);
+        let _registered = world.register(everything(), vec![]);
         let server = listen(&world, 80);
         let client = world.sandbox.spawn(|| {
             let mut stream = connect(OUTSIDE, 80);
@@ -140,7 +149,7 @@ fn resets_pass_both_ways_even_while_nothing_is_read() {
 fn protected_and_closed_destinations_are_reset_at_once() {
     isolated("protected_and_closed_destinations_are_reset_at_once", || {
         let world = World::new();
-        let registered = world.register(Policy::AllowAll, vec![8080]);
+        let registered = world.register(everything(), vec![8080]);
         let node = TcpListener::bind("0.0.0.0:8080").unwrap();
         let other = TcpListener::bind("0.0.0.0:8081").unwrap();
         let hello = std::thread::spawn(move || node.accept().unwrap().0.write_all(b"from the node").unwrap());
@@ -160,7 +169,7 @@ fn protected_and_closed_destinations_are_reset_at_once() {
         assert_eq!(other.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
 
         drop(registered);
-        let _registered = world.register(Policy::Deny, vec![]);
+        let _registered = world.register(Policy::default(), vec![]);
         let server = listen(&world, 80);
         world.sandbox.run(|| is_reset(OUTSIDE, 80));
         server.set_nonblocking(true).unwrap();
@@ -172,7 +181,7 @@ fn protected_and_closed_destinations_are_reset_at_once() {
 fn what_is_not_tcp_or_dns_fails_at_once_and_spoofed_sources_are_not_heard() {
     isolated("what_is_not_tcp_or_dns_fails_at_once_and_spoofed_sources_are_not_heard", || {
         let world = World::new();
-        let _registered = world.register(Policy::AllowAll, vec![]);
+        let _registered = world.register(everything(), vec![]);
         let server = world.outside.run(|| UdpSocket::bind("0.0.0.0:123").unwrap());
         world.sandbox.run(|| {
             let start = Instant::now();
@@ -199,7 +208,7 @@ fn a_thousand_flows_at_once() {
     isolated("a_thousand_flows_at_once", || {
         const FLOWS: usize = 1200;
         let world = World::new();
-        let _registered = world.register(Policy::AllowAll, vec![]);
+        let _registered = world.register(everything(), vec![]);
         let server = listen(&world, 80);
         nix::sys::socket::listen(&server, nix::sys::socket::Backlog::new(4095).unwrap()).unwrap();
         let served = std::thread::spawn(move || {
@@ -229,7 +238,7 @@ fn a_thousand_flows_at_once() {
 fn the_end_of_the_keeper_ends_its_flows_and_the_broker_serves_on() {
     isolated("the_end_of_the_keeper_ends_its_flows_and_the_broker_serves_on", || {
         let mut world = World::new();
-        let registered = world.register(Policy::AllowAll, vec![]);
+        let registered = world.register(everything(), vec![]);
         let server = listen(&world, 80);
         let client = world.sandbox.spawn(|| {
             let mut stream = connect(OUTSIDE, 80);
@@ -243,7 +252,7 @@ fn the_end_of_the_keeper_ends_its_flows_and_the_broker_serves_on() {
         assert_eq!(stream.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
         client.join();
 
-        let again = world.register(Policy::AllowAll, vec![]);
+        let again = world.register(everything(), vec![]);
         let client = world.sandbox.spawn(|| connect(OUTSIDE, 80));
         server.accept().unwrap();
         client.join();
@@ -262,7 +271,7 @@ fn the_end_of_the_keeper_ends_its_flows_and_the_broker_serves_on() {
         );
         drop(again);
         world.broker = Broker::start(&world.socket());
-        let _again = world.register(Policy::AllowAll, vec![]);
+        let _again = world.register(everything(), vec![]);
         let client = world.sandbox.spawn(|| connect(OUTSIDE, 80));
         server.accept().unwrap();
         client.join();
@@ -298,11 +307,12 @@ fn a_registration_with_wrong_sockets_is_refused_with_the_reason() {
         let registration = cordium_broker::Registration {
             workspace: "w".into(),
             gateway_v4: GATEWAY_V4,
-            policy: Policy::AllowAll,
             host_ports: vec![],
         };
         let udp = || UdpSocket::bind("127.0.0.1:0").unwrap().into();
-        let error = register(&world.socket(), &registration, udp(), udp(), udp()).unwrap_err().to_string();
+        let error = register(&world.socket(), &registration, &everything(), udp(), udp(), udp())
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("tcp socket"), "{error}");
     });
 }
@@ -398,7 +408,7 @@ fn ask(name: &str, kind: u16) -> Vec<u8> {
 fn names_resolve_through_the_nodes_server() {
     isolated("names_resolve_through_the_nodes_server", || {
         let world = World::new();
-        let registered = world.register(Policy::AllowAll, vec![]);
+        let registered = world.register(everything(), vec![]);
         world.sandbox.run(|| {
             let start = Instant::now();
             assert_eq!(ask("a.example", 1)[3] & 15, 2, "no upstream: SERVFAIL");
@@ -423,7 +433,7 @@ fn names_resolve_through_the_nodes_server() {
             }
         });
         drop(registered);
-        let _registered = world.register(Policy::Deny, vec![]);
-        world.sandbox.run(|| assert_eq!(ask("a.example", 1)[3] & 15, 5, "refused under Deny"));
+        let _registered = world.register(Policy::default(), vec![]);
+        world.sandbox.run(|| assert_eq!(ask("a.example", 1)[3] & 15, 3, "no such name under DENY"));
     });
 }

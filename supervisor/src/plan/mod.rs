@@ -56,7 +56,7 @@ pub struct RunPlan {
     /// The bounding set, with `CAP_`.
     pub capabilities: Vec<String>,
     /// What may be reached; unset means the node's default.
-    pub egress: Option<cordium_broker::Policy>,
+    pub egress: Option<cordium_egress::Policy>,
     /// What is mounted from the node's volumes, outer ones first.
     pub volumes: Vec<VolumeMount>,
     /// Replaces the image's entrypoint.

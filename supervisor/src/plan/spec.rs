@@ -115,8 +115,11 @@ pub fn run_plan(
         capabilities: capabilities(&runtime.capabilities),
         egress: match runtime.network.egress.default_action {
             schema::DefaultAction::DefaultActionUnset => None,
-            schema::DefaultAction::AllowPublic => Some(cordium_broker::Policy::AllowAll),
-            schema::DefaultAction::Deny => Some(cordium_broker::Policy::Deny),
+            schema::DefaultAction::AllowPublic => Some(cordium_egress::Policy {
+                default_action: cordium_egress::DefaultAction::AllowPublic,
+                ..Default::default()
+            }),
+            schema::DefaultAction::Deny => Some(cordium_egress::Policy::default()),
         },
         volumes,
         entrypoint: words("entrypoint", runtime.entrypoint.as_deref())?,

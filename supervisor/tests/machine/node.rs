@@ -72,7 +72,7 @@ impl Node {
                 agent: "/bin/true".into(),
                 broker_socket: dirs.broker_socket(),
                 host_ports: vec![],
-                policy: cordium_broker::Policy::AllowAll,
+                policy: cordium_egress::Policy::default(),
             },
             dirs,
             store: Arc::new(store),

@@ -35,7 +35,7 @@ pub(crate) struct Question {
 }
 
 /// Reads a query, answers what is local.
-pub(crate) fn act(packet: &[u8], gateway: Ipv4Addr, forwards: bool) -> Action {
+pub(crate) fn act(packet: &[u8], gateway: Ipv4Addr) -> Action {
     if packet.len() < HEADER || packet[2] & 0x80 != 0 {
         return Action::Ignore;
     }
@@ -70,7 +70,7 @@ pub(crate) fn act(packet: &[u8], gateway: Ipv4Addr, forwards: bool) -> Action {
         reply.add_answers(answers);
         return encode(&reply);
     }
-    if forwards { Action::Forward(question) } else { Action::Reply(question.refusal(ResponseCode::Refused)) }
+    Action::Forward(question)
 }
 
 fn encode(message: &Message) -> Action {

@@ -1,7 +1,9 @@
 //! The workspaces' name server: a few local names, the rest forwarded to the node's resolvers.
 //!
-//! A name that resolves to a protected address is answered all the same: the decision on the flow protects.
+//! Only names that the policy allows are asked for: a question is a way out too. What is answered is remembered (`pins.rs`). A
+//! name that resolves to a protected address is answered all the same: the decision on the flow protects.
 
+mod answers;
 mod message;
 mod serve;
 mod upstream;

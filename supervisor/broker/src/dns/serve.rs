@@ -2,8 +2,9 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use cordium_egress::Host;
 use hickory_proto::op::ResponseCode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
@@ -12,10 +13,13 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
+use super::answers;
 use super::message::{Action, MAX_QUERY, Question, act};
 use super::upstream::Upstreams;
+use crate::denials::{Protocol, Ring, What};
 use crate::limiter::Limiter;
-use crate::policy::Rules;
+use crate::pins::Pins;
+use crate::policy::{Rules, why};
 
 /// Queries of one workspace that wait for an upstream.
 const MAX_QUERIES: usize = 256;
@@ -28,16 +32,26 @@ const MAX_ANSWER: usize = 65_535;
 pub(crate) struct Names {
     workspace: String,
     rules: Arc<Rules>,
+    pins: Arc<Pins>,
+    ring: Arc<Ring>,
     upstreams: Arc<Upstreams>,
     queries: Arc<Semaphore>,
     log: Limiter,
 }
 
 impl Names {
-    pub(crate) fn new(workspace: String, rules: Arc<Rules>, upstreams: Arc<Upstreams>) -> Self {
+    pub(crate) fn new(
+        workspace: String,
+        rules: Arc<Rules>,
+        pins: Arc<Pins>,
+        ring: Arc<Ring>,
+        upstreams: Arc<Upstreams>,
+    ) -> Self {
         Self {
             workspace,
             rules,
+            pins,
+            ring,
             upstreams,
             queries: Arc::new(Semaphore::new(MAX_QUERIES)),
             log: Limiter::new(),
@@ -62,10 +76,10 @@ impl Names {
                         Verdict::Ignore => {}
                         // A client that does not take its answer loses it, as on any network.
                         Verdict::Reply(reply) => drop(socket.try_send_to(&reply, client)),
-                        Verdict::Ask(question, permit) => {
+                        Verdict::Ask(question, name, permit) => {
                             let (names, socket) = (Arc::clone(&self), Arc::clone(&socket));
                             waiting.spawn(async move {
-                                let answer = names.resolve(&question, question.udp_limit, false).await;
+                                let answer = names.resolve(&question, &name, question.udp_limit, false).await;
                                 drop(permit);
                                 drop(socket.send_to(&answer, client).await);
                             });
@@ -108,7 +122,9 @@ impl Names {
             let reply = match self.admit(&query) {
                 Verdict::Ignore => return Ok(()),
                 Verdict::Reply(reply) => reply,
-                Verdict::Ask(question, _permit) => self.resolve(&question, MAX_ANSWER, true).await,
+                Verdict::Ask(question, name, _permit) => {
+                    self.resolve(&question, &name, MAX_ANSWER, true).await
+                }
             };
             let length = u16::try_from(reply.len()).map_err(|_| io::ErrorKind::InvalidData)?;
             let framed = [&length.to_be_bytes()[..], &reply].concat();
@@ -117,30 +133,60 @@ impl Names {
     }
 
     fn admit(&self, packet: &[u8]) -> Verdict {
-        match act(packet, self.rules.gateway(), self.rules.resolves()) {
-            Action::Ignore => Verdict::Ignore,
-            Action::Reply(reply) => Verdict::Reply(reply),
-            Action::Forward(question) => match Arc::clone(&self.queries).try_acquire_owned() {
-                Ok(permit) => Verdict::Ask(question, permit),
-                Err(_) => {
-                    if let Some(suppressed) = self.log.admit() {
-                        warn!(
-                            workspace = self.workspace,
-                            suppressed, "query refused: {MAX_QUERIES} are waiting already"
-                        );
-                    }
-                    Verdict::Reply(question.refusal(ResponseCode::ServFail))
+        let question = match act(packet, self.rules.gateway()) {
+            Action::Ignore => return Verdict::Ignore,
+            Action::Reply(reply) => return Verdict::Reply(reply),
+            Action::Forward(question) => question,
+        };
+        let name = match self.allowed(&question) {
+            Ok(name) => name,
+            Err(code) => return Verdict::Reply(question.refusal(code)),
+        };
+        match Arc::clone(&self.queries).try_acquire_owned() {
+            Ok(permit) => Verdict::Ask(question, name, permit),
+            Err(_) => {
+                if let Some(suppressed) = self.log.admit() {
+                    warn!(
+                        workspace = self.workspace,
+                        suppressed, "query refused: {MAX_QUERIES} are waiting already"
+                    );
                 }
-            },
+                Verdict::Reply(question.refusal(ResponseCode::ServFail))
+            }
         }
     }
 
-    async fn resolve(&self, question: &Question, limit: usize, stream: bool) -> Vec<u8> {
+    /// The name that may be asked for. What is refused is not told to any server: a name can carry data out.
+    fn allowed(&self, question: &Question) -> Result<Host, ResponseCode> {
+        let denied = |names: &[Host], why| {
+            self.ring.add(&What { names, destination: None, protocol: Protocol::Dns }, why);
+        };
+        let Ok(name) = Host::parse(&question.name()) else {
+            let reason = "the name that was asked for is no host name";
+            denied(&[], why("host-name", reason, "ask for a name of letters, digits, '-' and '_'"));
+            return Err(ResponseCode::Refused);
+        };
+        match self.rules.resolves(&name) {
+            Ok(()) => Ok(name),
+            Err(why) => {
+                denied(&[name], why);
+                Err(ResponseCode::NXDomain)
+            }
+        }
+    }
+
+    async fn resolve(&self, question: &Question, name: &Host, limit: usize, stream: bool) -> Vec<u8> {
         match self.upstreams.ask(question, stream).await {
-            Some(answer) => question.incoming(answer, limit),
+            Some(answer) => {
+                let now = Instant::now();
+                for (address, ttl) in answers::addresses(&answer) {
+                    self.pins.pin(name, address, ttl, now);
+                }
+                question.incoming(answer, limit)
+            }
             None => {
                 if let Some(suppressed) = self.log.admit() {
-                    let name = question.name();
+                    let name = name.as_str();
                     warn!(workspace = self.workspace, name, suppressed, "no name server answers");
                 }
                 question.refusal(ResponseCode::ServFail)
@@ -159,7 +205,7 @@ impl Names {
 enum Verdict {
     Ignore,
     Reply(Vec<u8>),
-    Ask(Question, OwnedSemaphorePermit),
+    Ask(Question, Host, OwnedSemaphorePermit),
 }
 
 async fn read_framed(stream: &mut TcpStream) -> io::Result<Vec<u8>> {

@@ -12,12 +12,15 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use cordium_broker::{
-    BrokerOpts, DNS_PORT, GATEWAY_V4, PREFIX, Policy, Registered, Registration, SANDBOX_V4, TCP_PORT,
-    broker_main, nft_ruleset, register,
+    BrokerOpts, DNS_PORT, GATEWAY_V4, PREFIX, Registered, Registration, SANDBOX_V4, TCP_PORT, broker_main,
+    nft_ruleset, register,
 };
+use cordium_egress::Policy;
 
 pub const NODE: &str = "10.77.0.1";
 pub const OUTSIDE: &str = "10.77.0.2";
+/// Further addresses of the server outside: publicly routable, so that they are what a host rule opens.
+pub const PUBLIC: [&str; 2] = ["93.184.216.34", "93.184.216.35"];
 /// Where the test's name server listens, on the node.
 pub const UPSTREAM: &str = "127.0.0.1:5300";
 const INNER: &str = "CORDIUM_BROKER_TEST";
@@ -127,7 +130,11 @@ impl World {
         let (sandbox, gateway, outside) = (Netns::new(), Netns::new(), Netns::new());
         link("out0", "eth0", &outside.tid);
         address("out0", NODE, 24);
-        outside.run(|| address("eth0", OUTSIDE, 24));
+        outside.run(|| {
+            address("eth0", OUTSIDE, 24);
+            PUBLIC.iter().for_each(|public| address("eth0", public, 32));
+        });
+        PUBLIC.iter().for_each(|public| run("ip", &["route", "add", public, "dev", "out0"]));
         let tid = sandbox.tid.clone();
         gateway.run(move || {
             link("gw0", "eth0", &tid);
@@ -158,8 +165,8 @@ impl World {
             let udp = bound(|| UdpSocket::bind(("0.0.0.0", DNS_PORT))).into();
             let tcp_dns = bound(|| TcpListener::bind(("0.0.0.0", DNS_PORT))).into();
             let workspace = "ws-test".to_owned();
-            let registration = Registration { workspace, gateway_v4: GATEWAY_V4, policy, host_ports };
-            register(&socket, &registration, tcp, udp, tcp_dns).unwrap()
+            let registration = Registration { workspace, gateway_v4: GATEWAY_V4, host_ports };
+            register(&socket, &registration, &policy, tcp, udp, tcp_dns).unwrap()
         })
     }
 }
