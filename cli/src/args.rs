@@ -83,6 +83,8 @@ pub enum Command {
     Volume(cmd::volume::Args),
     /// Show who did what, and whether the log of it was touched
     Audit(cmd::audit::Args),
+    /// Show, change and try out what a workspace may reach
+    Policy(cmd::policy::Args),
     /// Check what this machine offers, with the fix for what is missing
     Doctor(cmd::doctor::Args),
     /// Prepare this machine for an ordinary user (once, as root)
@@ -138,6 +140,7 @@ mod tests {
             &["cordium", "vol", "ls", "-o", "yaml"],
             &["cordium", "create", "vol", "x", "--size", "1G", "--shared"],
             &["cordium", "get", "volumes", "x"],
+            &["cordium", "policy", "test", "-f", "x", "a.example:443", "-o", "json"],
             &["cordium", "run", "x", "--volume", "data:/data:ro"],
         ] {
             Cli::try_parse_from(words).unwrap();

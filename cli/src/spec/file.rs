@@ -77,12 +77,7 @@ fn schema(kind: Kind) -> String {
 
 /// Every document of a file; `-` is standard input.
 pub fn read(path: &Path) -> CliResult<Vec<Doc>> {
-    let text = if path == Path::new("-") {
-        limited(io::stdin().lock(), "standard input")?
-    } else {
-        let file = File::open(path).doing(format!("open {}", path.display()))?;
-        limited(file, &path.display().to_string())?
-    };
+    let text = text(path)?;
     let mut documents = parse(&text, &path.display().to_string())?;
     let base = path.parent().and_then(|parent| std::path::absolute(parent.join(".")).ok());
     if let Some(base) = base.filter(|_| path != Path::new("-")) {
@@ -98,6 +93,15 @@ fn absolute_image(spec: &mut Value, base: &Path) {
         cordium_spec::absolute_image(&mut source, base);
         *image = json!(source);
     }
+}
+
+/// A file's text, or that of standard input.
+pub fn text(path: &Path) -> CliResult<String> {
+    if path == Path::new("-") {
+        return limited(io::stdin().lock(), "standard input");
+    }
+    let file = File::open(path).doing(format!("open {}", path.display()))?;
+    limited(file, &path.display().to_string())
 }
 
 fn limited(from: impl Read, what: &str) -> CliResult<String> {

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::SpecError;
-use crate::model::{SpaceSpec, TemplateSpec, VolumeSpec, WorkspaceSpec};
+use crate::model::{Egress, SpaceSpec, TemplateSpec, VolumeSpec, WorkspaceSpec};
 use crate::schema::DocumentKind;
 use crate::validate;
 
@@ -148,6 +148,37 @@ pub fn parse_volume_json(text: &str) -> Result<VolumeSpec, SpecError> {
     let spec = bare(text)?;
     validate::validate_volume(&spec)?;
     Ok(spec)
+}
+
+/// Reads and checks what a workspace may reach: the `egress` section alone, or a Workspace or Template document with it.
+pub fn parse_egress(text: &str) -> Result<Egress, SpecError> {
+    let tree = tree::read(text, "")?;
+    if tree.get("kind").is_some() || tree.get("apiVersion").is_some() {
+        return match parse_document(text)? {
+            Document::Workspace(resource) => Ok(resource.spec.runtime.network.egress),
+            Document::Template(resource) => Ok(resource.spec.runtime.network.egress),
+            other => {
+                let allowed = "Workspace, Template, or the egress section alone";
+                Err(SpecError::was("kind", other.kind().as_str(), allowed))
+            }
+        };
+    }
+    let spec = around(tree)?;
+    validate::validate_workspace(&spec)?;
+    Ok(spec.runtime.network.egress)
+}
+
+/// Reads and checks an `egress` section that [`crate::resolve()`] made: it may have more rules.
+pub fn parse_merged_egress(text: &str) -> Result<Egress, SpecError> {
+    let spec = around(tree::read(text, "")?)?;
+    validate::validate_resolved(&spec)?;
+    Ok(spec.runtime.network.egress)
+}
+
+/// A spec with nothing but this section, for the sake of its paths.
+fn around(egress: Value) -> Result<WorkspaceSpec, SpecError> {
+    let whole = serde_json::json!({ "runtime": { "network": { "egress": egress } } });
+    node::typed(&whole, "spec")
 }
 
 fn bare<T: DeserializeOwned>(text: &str) -> Result<T, SpecError> {

@@ -1,7 +1,7 @@
 //! From a policy as written to one that answers fast.
 
 use crate::compiled::{Compiled, PatternRules, PrefixRules};
-use crate::policy::{MAX_PROTECTED, MAX_RULES, ParsedRule, check_count, cidrs};
+use crate::policy::{MAX_PROTECTED, MAX_RULE_BYTES, MAX_RULES, ParsedRule, check_count, cidrs};
 use crate::{Action, Cidr, Policy, PolicyError};
 
 /// Pairs of a network and a host that rules with both may make: each takes memory.
@@ -12,6 +12,11 @@ impl Policy {
     pub fn compile(&self) -> Result<Compiled, PolicyError> {
         check_count("rules", self.rules.len(), MAX_RULES)?;
         check_count("protected", self.protected.len(), MAX_PROTECTED)?;
+        let weight = self.weight();
+        if weight > MAX_RULE_BYTES {
+            let was = format!("about {weight} bytes");
+            return Err(PolicyError::new("rules", was, format!("at most {MAX_RULE_BYTES} bytes in all")));
+        }
         let mut compiled = Compiled::empty(self.default_action);
         for (index, cidr) in cidrs("protected", &self.protected)?.into_iter().enumerate() {
             let id = compiled.protected.add(cidr);
@@ -150,10 +155,16 @@ mod tests {
         assert_eq!(path(policy(many, 1)), "rules[0].ports");
         let many = crate::Rule { hosts: vec!["a.b".into(); 129], ..rule.clone() };
         assert_eq!(path(policy(many, 1)), "rules[0].hosts");
-        let both =
-            crate::Rule { cidrs: vec!["10.0.0.0/8".into(); 128], hosts: vec!["a.b".into(); 128], ..rule };
+        let both = crate::Rule {
+            cidrs: vec!["10.0.0.0/8".into(); 128],
+            hosts: vec!["a.b".into(); 128],
+            ..rule.clone()
+        };
         assert!(policy(both.clone(), 4).compile().is_ok());
         assert_eq!(path(policy(both, 5)), "rules[4]");
+        let name = format!("{0}.{0}.{0}", "a".repeat(63));
+        let heavy = crate::Rule { hosts: vec![name; 128], ..policy(rule.clone(), 1).rules.remove(0) };
+        assert_eq!(path(policy(heavy, 50)), "rules");
         let protected = vec!["10.0.0.0/8".to_owned(); MAX_PROTECTED + 1];
         assert_eq!(path(Policy { protected, ..Policy::default() }), "protected");
     }

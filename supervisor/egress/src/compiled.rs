@@ -73,19 +73,19 @@ pub enum Said<'a> {
 /// The first answer for a flow.
 #[derive(Debug)]
 #[must_use]
-pub enum Verdict<'a> {
+pub enum Verdict<'p, 'f> {
     /// Whatever the client says.
-    Decided(Ruling<'a>),
+    Decided(Ruling<'p>),
     /// Let the client speak, then ask.
-    ByName(ByName<'a>),
+    ByName(ByName<'p, 'f>),
 }
 
 /// A flow whose decision depends on the name that the client says.
 #[derive(Debug)]
 #[must_use]
-pub struct ByName<'a> {
-    compiled: &'a Compiled,
-    flow: Flow<'a>,
+pub struct ByName<'p, 'f> {
+    compiled: &'p Compiled,
+    flow: Flow<'f>,
     place: Place,
 }
 
@@ -102,9 +102,9 @@ struct Place {
 
 const HOST_NAME: RuleRef<'static> = RuleRef::Fixed("host-name");
 
-impl<'a> ByName<'a> {
+impl<'p> ByName<'p, '_> {
     /// The decision, now that the client has spoken.
-    pub fn settle(&self, said: Said<'_>) -> Ruling<'a> {
+    pub fn settle(&self, said: Said<'_>) -> Ruling<'p> {
         let deny = |reason| Ruling::Deny { rule: HOST_NAME, reason };
         match said {
             Said::Name(name) if self.flow.names.contains(name) => {
@@ -137,7 +137,7 @@ impl Compiled {
     }
 
     /// What becomes of a flow. The node's own addresses and its gateway are the caller's to check first.
-    pub fn decide<'a>(&'a self, flow: &Flow<'a>) -> Verdict<'a> {
+    pub fn decide<'p, 'f>(&'p self, flow: &Flow<'f>) -> Verdict<'p, 'f> {
         if let Some(denied) = self.protects(flow.address) {
             return Verdict::Decided(denied);
         }
@@ -161,7 +161,7 @@ impl Compiled {
 
     /// [`decide`](Self::decide) and [`ByName::settle`] in one, for a flow whose first bytes are known: open flows are
     /// asked for again when the policy changes.
-    pub fn decide_again<'a>(&'a self, flow: &Flow<'a>, said: Said<'_>) -> Ruling<'a> {
+    pub fn decide_again(&self, flow: &Flow<'_>, said: Said<'_>) -> Ruling<'_> {
         match self.decide(flow) {
             Verdict::Decided(ruling) => ruling,
             Verdict::ByName(by_name) => by_name.settle(said),

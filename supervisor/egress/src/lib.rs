@@ -25,7 +25,9 @@ pub use address::spellings;
 pub use cidr::Cidr;
 pub use compiled::{ByName, Compiled, Flow, Said, Verdict};
 pub use host::{Host, HostError, Pattern};
-pub use policy::{Action, DefaultAction, MAX_ENTRIES, MAX_PROTECTED, MAX_RULES, Policy, PolicyError, Rule};
+pub use policy::{
+    Action, DefaultAction, MAX_BYTES, MAX_ENTRIES, MAX_PROTECTED, MAX_RULES, Policy, PolicyError, Rule,
+};
 pub use protected::{Protected, find as protected};
 pub use public::is_public;
 pub use verdict::{Reason, RuleRef, Ruling};

@@ -11,7 +11,13 @@ pub const MAX_RULES: usize = 10_000;
 pub const MAX_ENTRIES: usize = 128;
 /// Protected networks of one node.
 pub const MAX_PROTECTED: usize = 1_024;
+/// A policy written as JSON without spaces: it is passed on in one piece.
+pub const MAX_BYTES: usize = 1 << 20;
+/// Of that, what the rules may take; the rest is for the node's networks.
+pub(crate) const MAX_RULE_BYTES: usize = MAX_BYTES - (64 << 10);
 const MAX_NAME: usize = 63;
+/// Characters of a value that an error repeats.
+const SHOWN: usize = 64;
 
 /// What a workspace may reach. The default reaches nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,6 +91,18 @@ pub(crate) struct ParsedRule {
     pub ports: Vec<u16>,
 }
 
+impl Policy {
+    /// No less than the JSON takes without the node's networks, if the texts are what they should be.
+    pub(crate) fn weight(&self) -> usize {
+        let texts = |list: &[String]| list.iter().map(|text| text.len() + 3).sum::<usize>();
+        let rule = |rule: &Rule| {
+            let name = rule.name.as_ref().map_or(0, String::len);
+            64 + name + texts(&rule.cidrs) + texts(&rule.hosts) + 6 * rule.ports.len()
+        };
+        96 + self.rules.iter().map(rule).sum::<usize>()
+    }
+}
+
 impl Rule {
     /// Checks the rule as the one at `path`.
     pub fn check(&self, path: &str) -> Result<(), PolicyError> {
@@ -111,7 +129,7 @@ impl Rule {
         let cidrs = cidrs(&format!("{path}.cidrs"), &self.cidrs)?;
         let host = |(index, text): (usize, &String)| {
             Pattern::parse(text).map_err(|error| {
-                PolicyError::new(format!("{path}.hosts[{index}]"), format!("{text:?}"), error.allowed())
+                PolicyError::new(format!("{path}.hosts[{index}]"), quote(text), error.allowed())
             })
         };
         let hosts = self.hosts.iter().enumerate().map(host).collect::<Result<_, _>>()?;
@@ -122,7 +140,7 @@ impl Rule {
 pub(crate) fn cidrs(path: &str, texts: &[String]) -> Result<Vec<Cidr>, PolicyError> {
     let cidr = |(index, text): (usize, &String)| {
         Cidr::parse(text)
-            .map_err(|allowed| PolicyError::new(format!("{path}[{index}]"), format!("{text:?}"), allowed))
+            .map_err(|allowed| PolicyError::new(format!("{path}[{index}]"), quote(text), allowed))
     };
     texts.iter().enumerate().map(cidr).collect()
 }
@@ -140,7 +158,43 @@ fn check_name(path: &str, name: &str) -> Result<(), PolicyError> {
     if (1..=MAX_NAME).contains(&name.len()) && name.bytes().all(plain) {
         return Ok(());
     }
-    let shown: String = name.chars().take(MAX_NAME).collect();
     let allowed = format!("1 to {MAX_NAME} letters, digits, '-', '_' and '.'");
-    Err(PolicyError::new(format!("{path}.name"), format!("{shown:?}"), allowed))
+    Err(PolicyError::new(format!("{path}.name"), quote(name), allowed))
+}
+
+/// Escaped and cut: it may come from anybody.
+fn quote(text: &str) -> String {
+    let mut shown: String = text.chars().take(SHOWN).collect();
+    if shown.len() < text.len() {
+        shown.push('…');
+    }
+    format!("{shown:?}")
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_weight_is_no_less_than_the_json() {
+        let rule = Rule {
+            name: Some("n".repeat(63)),
+            action: Action::Allow,
+            cidrs: vec!["2001:db8::/32".into(); 3],
+            hosts: vec!["*.example.com".into(); 2],
+            ports: vec![65535; 128],
+        };
+        let bare = Rule { name: None, cidrs: vec![], ports: vec![], action: Action::Deny, ..rule.clone() };
+        for rules in [vec![], vec![rule.clone()], vec![bare; 500], vec![rule; 50]] {
+            let default_action = DefaultAction::AllowPublic;
+            let mut policy = Policy { default_action, rules, protected: vec![] };
+            let alone = serde_json::to_string(&policy).unwrap().len();
+            assert!(alone <= policy.weight());
+            policy.protected =
+                vec!["ffff:ffff:ffff:ffff:ffff:ffff:255.255.255.255/128".into(); MAX_PROTECTED];
+            let whole = serde_json::to_string(&policy).unwrap().len();
+            assert!(whole - alone <= MAX_BYTES - MAX_RULE_BYTES);
+        }
+    }
 }

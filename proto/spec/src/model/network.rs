@@ -1,5 +1,6 @@
 //! What a workspace may reach.
 
+use cordium_egress as egress;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -22,7 +23,7 @@ pub struct Egress {
     pub default_action: DefaultAction,
     /// A DENY that matches beats every ALLOW. Appended to the Template's.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 128))]
+    #[schemars(length(max = 1000))]
     pub rules: Vec<EgressRule>,
 }
 
@@ -30,22 +31,33 @@ pub struct Egress {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum DefaultAction {
-    /// As the Template says, else ALLOW_PUBLIC.
+    /// As the Template says, else as the node is configured.
     #[default]
     DefaultActionUnset,
     /// Public addresses are reachable, private ones are not.
     AllowPublic,
-    /// Nothing is reachable.
+    /// Nothing is reachable, and no name is resolved.
     Deny,
 }
 
-/// One rule for a set of destinations.
+/// One rule for a set of destinations: those that are in `cidrs`, have a name of `hosts` and a port of `ports`. At
+/// least one of `cidrs` and `hosts` is not empty.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct EgressRule {
-    /// Networks such as 10.0.0.0/8 or 2001:db8::/32, without bits beyond the prefix.
-    #[schemars(length(min = 1, max = 128))]
+    /// Shown when the rule denies something.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[A-Za-z0-9._-]+$"))]
+    pub name: Option<String>,
+    /// Networks such as 10.0.0.0/8 or 2001:db8::/32, without bits beyond the prefix. Empty means all, but for an ALLOW
+    /// with `hosts` all public ones.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 128))]
     pub cidrs: Vec<String>,
+    /// Names such as api.example.com, or *.example.com for all below it. Empty means all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 128))]
+    pub hosts: Vec<String>,
     pub action: RuleAction,
     /// Destination ports. Empty means all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -59,4 +71,34 @@ pub struct EgressRule {
 pub enum RuleAction {
     Allow,
     Deny,
+}
+
+impl Egress {
+    /// The policy that a node enforces, with its own default and its own protected networks.
+    pub fn policy(&self, unset: egress::DefaultAction, protected: Vec<String>) -> egress::Policy {
+        egress::Policy {
+            default_action: match self.default_action {
+                DefaultAction::DefaultActionUnset => unset,
+                DefaultAction::AllowPublic => egress::DefaultAction::AllowPublic,
+                DefaultAction::Deny => egress::DefaultAction::Deny,
+            },
+            rules: self.rules.iter().map(egress::Rule::from).collect(),
+            protected,
+        }
+    }
+}
+
+impl From<&EgressRule> for egress::Rule {
+    fn from(rule: &EgressRule) -> Self {
+        Self {
+            name: rule.name.clone(),
+            action: match rule.action {
+                RuleAction::Allow => egress::Action::Allow,
+                RuleAction::Deny => egress::Action::Deny,
+            },
+            cidrs: rule.cidrs.clone(),
+            hosts: rule.hosts.clone(),
+            ports: rule.ports.clone(),
+        }
+    }
 }

@@ -276,3 +276,35 @@ fn a_volume_has_a_size_and_an_access_mode() {
     let nameless = "{apiVersion: cordium/v1, kind: Volume, spec: {}}";
     assert_eq!(parse_document(nameless).unwrap_err().path, "metadata.name");
 }
+
+#[test]
+fn an_egress_section_is_read_alone_or_in_a_document() {
+    let section = "defaultAction: DENY\nrules: [{action: ALLOW, hosts: [a.example]}]\n";
+    let egress = parse_egress(section).unwrap();
+    assert_eq!(egress.rules[0].hosts, ["a.example"]);
+    let spec = r#"{"runtime": {"network": {"egress": {"defaultAction": "DENY", "rules": [{"action": "ALLOW", "hosts": ["a.example"]}]}}}}"#;
+    for kind in ["Workspace", "Template"] {
+        let text = format!(
+            r#"{{"apiVersion": "cordium/v1", "kind": "{kind}", "metadata": {{"name": "a"}}, "spec": {spec}}}"#
+        );
+        assert_eq!(parse_egress(&text).unwrap(), egress);
+    }
+    let error = |text: &str| parse_egress(text).unwrap_err().to_string();
+    let space = "{apiVersion: cordium/v1, kind: Space, metadata: {name: a}}";
+    assert!(
+        error(space).starts_with("kind: was \"Space\"; allowed: Workspace, Template"),
+        "{}",
+        error(space)
+    );
+    assert!(
+        error("rules: [{hosts: [a.example]}]")
+            .starts_with("spec.runtime.network.egress.rules[0].action: missing")
+    );
+    assert!(
+        error("rules: [{action: DENY, hosts: ['*']}]")
+            .starts_with("spec.runtime.network.egress.rules[0].hosts[0]: was")
+    );
+    for text in ["", "[]", "a", "rule: []"] {
+        assert!(parse_egress(text).is_err(), "{text}");
+    }
+}

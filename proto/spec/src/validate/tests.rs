@@ -269,7 +269,7 @@ fn network_rules() {
     let at = "spec.runtime.network.egress.rules[0]";
     for (text, expected) in [
         ("{cidrs: [10.0.0.0/8]}", ".action: missing"),
-        ("{action: ALLOW}", ".cidrs: missing"),
+        ("{action: ALLOW}", ".cidrs: was an empty list; allowed: at least one of a network"),
         ("{action: ALLOW, cidrs: []}", ".cidrs: was an empty list"),
         ("{action: ALLOW, cidrs: [10.0.0.0]}", ".cidrs[0]: was \"10.0.0.0\""),
         ("{action: ALLOW, cidrs: [not-a-cidr]}", ".cidrs[0]: was \"not-a-cidr\""),
@@ -289,6 +289,14 @@ fn network_rules() {
         ("{action: ALLOW, cidrs: [10.0.0.0/8], ports: [0]}", ".ports[0]: was 0"),
         ("{action: ALLOW, cidrs: [10.0.0.0/8], ports: [65536]}", ".ports[0]: was 65536"),
         ("{action: ALLOW, cidrs: [10.0.0.0/8], ports: [1048576]}", ".ports[0]: was 1048576"),
+        ("{action: ALLOW, hosts: ['*']}", ".hosts[0]: was \"*\"; allowed: a host name such as"),
+        (
+            "{action: ALLOW, hosts: [a.b, 'bücher.example']}",
+            ".hosts[1]: was \"bücher.example\"; allowed: a host",
+        ),
+        ("{action: ALLOW, hosts: [10.0.0.1]}", ".hosts[0]: was \"10.0.0.1\""),
+        ("{action: ALLOW, hosts: [a.b], name: a b}", ".name: was \"a b\"; allowed: 1 to 63 letters"),
+        ("{action: ALLOW, hosts: [a.b], host: a.b}", ".host"),
         ("{action: REJECT, cidrs: [10.0.0.0/8]}", ".action: was \"REJECT\"; allowed: ALLOW, DENY"),
     ] {
         refused(&[(&rule(text), &format!("{at}{expected}"))]);
@@ -296,6 +304,16 @@ fn network_rules() {
     let valid = "{cidrs: [0.0.0.0/0, '::/0', 192.0.2.1/32, 'fd00::/8'], action: DENY, ports: [22, 65535]}";
     let spec = parse_workspace_json(&rule(valid)).unwrap();
     assert_eq!(spec.runtime.network.egress.rules[0].cidrs[3], "fd00::/8");
+    let valid = "{hosts: ['*.Example.com', example.com.], action: ALLOW, name: our-own_1.0}";
+    let spec = parse_workspace_json(&rule(valid)).unwrap();
+    assert_eq!(spec.runtime.network.egress.rules[0].hosts, ["*.Example.com", "example.com."]);
+    let many = vec![valid; 1000].join(", ");
+    assert!(parse_workspace_json(&rule(&many)).is_ok());
+    let error = parse_workspace_json(&rule(&format!("{many}, {valid}"))).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "spec.runtime.network.egress.rules: was a list of 1001; allowed: at most 1000"
+    );
 }
 
 #[test]

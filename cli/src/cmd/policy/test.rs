@@ -1,0 +1,210 @@
+//! `cordium policy test`: a policy tried out here, by the same code that enforces it.
+
+use std::{net::IpAddr, path::PathBuf};
+
+use cordium_egress::{Cidr, Compiled, DefaultAction, Flow, Policy, Ruling, Said};
+use serde_json::{Value, json};
+
+use super::destination::{self, Destination, Target};
+use crate::{
+    cmd::Outcome,
+    error::{CliError, CliResult},
+    output::{
+        self,
+        format::{Format, Out},
+        table,
+    },
+    spec::file,
+};
+
+#[derive(clap::Args, Debug)]
+#[command(after_help = "\
+What only a node knows is left out: its own addresses, the protectedNetworks of its configuration, and the rules of the \
+workspace's template if FILE is a workspace.")]
+pub struct Args {
+    /// A Workspace or Template in YAML or JSON, or its egress section alone (`-` reads standard input)
+    #[arg(short = 'f', long, value_name = "FILE")]
+    pub file: PathBuf,
+    /// HOST:PORT or ADDRESS:PORT
+    #[arg(required = true, value_name = "DESTINATION", value_parser = destination::parse)]
+    pub destinations: Vec<Destination>,
+    /// The address that the hosts resolve to [default: a public one that no rule names]
+    #[arg(long, value_name = "ADDRESS")]
+    pub address: Option<IpAddr>,
+    #[command(flatten)]
+    pub out: Out,
+}
+
+pub fn run(args: &Args) -> Outcome {
+    let text = file::text(&args.file)?;
+    let egress = cordium_spec::parse_egress(&text)
+        .map_err(|error| CliError::usage(format!("{}: {error}", args.file.display())))?;
+    let policy = egress.policy(DefaultAction::AllowPublic, Vec::new());
+    let compiled = policy.compile().map_err(|error| CliError::usage(error.to_string()))?;
+    let answers = args
+        .destinations
+        .iter()
+        .map(|destination| answer(&policy, &compiled, destination, args.address))
+        .collect::<CliResult<Vec<_>>>()?;
+    match args.out.format.structured() {
+        Some(format) => {
+            output::print(&format.render(&Value::Array(answers.iter().map(Answer::json).collect()))?);
+        }
+        None => output::print(&rows(&answers, args.out.format)),
+    }
+    Ok(u8::from(answers.iter().any(|answer| !answer.allowed)))
+}
+
+struct Answer {
+    destination: String,
+    host: Option<String>,
+    address: IpAddr,
+    port: u16,
+    allowed: bool,
+    rule: String,
+    reason: Option<&'static str>,
+    next: Option<&'static str>,
+}
+
+impl Answer {
+    fn json(&self) -> Value {
+        let mut value = json!({
+            "destination": self.destination, "address": self.address, "port": self.port,
+            "allowed": self.allowed, "rule": self.rule,
+        });
+        for (key, text) in [("host", self.host.as_deref()), ("reason", self.reason), ("next", self.next)] {
+            if let Some(text) = text {
+                value[key] = text.into();
+            }
+        }
+        value
+    }
+}
+
+fn answer(
+    policy: &Policy,
+    compiled: &Compiled,
+    destination: &Destination,
+    address: Option<IpAddr>,
+) -> CliResult<Answer> {
+    let port = destination.port;
+    let (host, address) = match &destination.target {
+        Target::Address(address) => (None, *address),
+        Target::Host(host) => {
+            let address = address.or_else(|| usual_address(policy)).ok_or_else(|| {
+                CliError::new(format!("the rules name every address that {host} could have"))
+                    .hint("say with --address to which one it resolves")
+            })?;
+            (Some(host), address)
+        }
+    };
+    let resolved = host.map(|host| compiled.resolves(host)).filter(|ruling| !ruling.is_allowed());
+    let ruling = resolved.unwrap_or_else(|| {
+        let names = Vec::from_iter(host.cloned());
+        let said = host.map_or(Said::Other, Said::Name);
+        compiled.decide_again(&Flow { address, port, names: &names }, said)
+    });
+    let reason = match ruling {
+        Ruling::Allow { .. } => None,
+        Ruling::Deny { reason, .. } => Some(reason),
+    };
+    Ok(Answer {
+        destination: destination.text.clone(),
+        host: host.map(ToString::to_string),
+        address,
+        port,
+        allowed: ruling.is_allowed(),
+        rule: ruling.rule().to_string(),
+        reason: reason.map(cordium_egress::Reason::text),
+        next: reason.map(cordium_egress::Reason::next),
+    })
+}
+
+/// A public address that only rules for all addresses hold.
+fn usual_address(policy: &Policy) -> Option<IpAddr> {
+    let named: Vec<Cidr> =
+        policy.rules.iter().flat_map(|rule| &rule.cidrs).filter_map(|text| Cidr::parse(text).ok()).collect();
+    (1..=223_u8).map(|n| IpAddr::from([n, n, n, n])).find(|address| {
+        cordium_egress::is_public(*address)
+            && !named.iter().any(|cidr| !cidr.is_everything() && cidr.contains(*address))
+    })
+}
+
+fn rows(answers: &[Answer], format: Format) -> String {
+    if format == Format::Name {
+        return answers
+            .iter()
+            .filter(|answer| answer.allowed)
+            .map(|a| format!("{}\n", a.destination))
+            .collect();
+    }
+    let mut header = vec!["DESTINATION", "VERDICT", "RULE", "REASON"];
+    if format == Format::Wide {
+        header.extend(["ADDRESS", "NEXT STEP"]);
+    }
+    let row = |answer: &Answer| {
+        let verdict = if answer.allowed { "allow" } else { "deny" };
+        let texts = [&answer.destination, verdict, &answer.rule, answer.reason.unwrap_or("-")];
+        let mut row: Vec<String> = texts.map(str::to_owned).into();
+        if format == Format::Wide {
+            row.extend([answer.address.to_string(), answer.next.unwrap_or("-").to_owned()]);
+        }
+        row
+    };
+    table::render(&header, &answers.iter().map(row).collect::<Vec<_>>())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    const EGRESS: &str = "
+defaultAction: DENY
+rules:
+  - {name: github, action: ALLOW, hosts: [github.com, '*.github.com'], ports: [443]}
+  - {name: office, action: ALLOW, cidrs: [10.20.0.0/16]}
+  - {name: db, action: ALLOW, hosts: [db.example], cidrs: [10.30.0.0/16], ports: [5432]}
+";
+
+    fn ask(egress: &str, destination: &str, address: Option<&str>) -> String {
+        let policy = cordium_spec::parse_egress(egress).unwrap().policy(DefaultAction::AllowPublic, vec![]);
+        let compiled = policy.compile().unwrap();
+        let destination = destination::parse(destination).unwrap();
+        let address = address.map(|address| address.parse().unwrap());
+        let answer = answer(&policy, &compiled, &destination, address).unwrap();
+        assert_eq!(answer.allowed, answer.reason.is_none());
+        format!("{} {}", if answer.allowed { "allow" } else { "deny" }, answer.rule)
+    }
+
+    #[test]
+    fn destinations_are_judged_as_the_broker_would() {
+        for (destination, expected) in [
+            ("api.github.com:443", "allow github"),
+            ("api.github.com:80", "deny default"),
+            ("evil.test:443", "deny default"),
+            ("10.20.1.1:22", "allow office"),
+            ("140.82.112.3:443", "deny host-name"),
+            ("169.254.169.254:80", "deny link-local"),
+            ("127.0.0.1:80", "deny loopback"),
+            ("[2606:4700::1111]:443", "deny host-name"),
+        ] {
+            assert_eq!(ask(EGRESS, destination, None), expected, "{destination}");
+        }
+        assert_eq!(ask(EGRESS, "db.example:5432", None), "deny default");
+        assert_eq!(ask(EGRESS, "db.example:5432", Some("10.30.0.1")), "allow db");
+        assert_eq!(ask(EGRESS, "github.com:443", Some("10.30.0.1")), "deny github");
+        assert_eq!(ask("rules: []", "example.com:80", None), "allow default");
+        assert_eq!(ask("rules: []", "192.168.0.1:80", None), "deny default");
+    }
+
+    #[test]
+    fn the_usual_address_is_public_and_named_by_no_rule() {
+        let egress = "rules: [{action: DENY, cidrs: [1.0.0.0/8, 2.0.0.0/7, 0.0.0.0/0]}]";
+        let policy = cordium_spec::parse_egress(egress).unwrap().policy(DefaultAction::Deny, vec![]);
+        assert_eq!(usual_address(&policy), Some("4.4.4.4".parse().unwrap()));
+        let egress = "rules: [{action: DENY, cidrs: [0.0.0.0/1, 128.0.0.0/1]}]";
+        let policy = cordium_spec::parse_egress(egress).unwrap().policy(DefaultAction::Deny, vec![]);
+        assert_eq!(usual_address(&policy), None);
+    }
+}
