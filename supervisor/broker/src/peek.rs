@@ -15,9 +15,13 @@ pub(crate) async fn peek_until<T>(
     mut seen: impl FnMut(&[u8], bool) -> Option<T>,
 ) -> io::Result<T> {
     let mut before = None;
+    // What an earlier look has left there is no news to the runtime: the first look waits for none.
+    let (mut first, mut ended) = (true, false);
     loop {
-        let ended = stream.ready(Interest::READABLE).await?.is_read_closed();
-        let result = stream.try_io(Interest::READABLE, || {
+        if !first {
+            ended = stream.ready(Interest::READABLE).await?.is_read_closed();
+        }
+        let mut look = || {
             // Not kept while waiting: there may be thousands of flows.
             let mut bytes = vec![0; MOST];
             let count = recv(stream, &mut bytes[..], RecvFlags::PEEK | RecvFlags::DONTWAIT)?.0;
@@ -28,7 +32,9 @@ pub(crate) async fn peek_until<T>(
             }
             before = Some(count);
             Ok((seen(&bytes[..count.min(MOST)], ended), ended || count >= MOST))
-        });
+        };
+        let result = if first { look() } else { stream.try_io(Interest::READABLE, look) };
+        first = false;
         match result {
             Ok((Some(made), _)) => return Ok(made),
             Ok((None, true)) => return Err(io::ErrorKind::UnexpectedEof.into()),
@@ -65,7 +71,7 @@ mod tests {
         let mut asked = 0;
         let look = peek_until(&far, |bytes, _| {
             asked += 1;
-            bytes.ends_with(b"3...").then(|| bytes.len())
+            bytes.ends_with(b"3...").then_some(bytes.len())
         });
         let (length, ()) = tokio::join!(look, write);
         assert_eq!(length.unwrap(), 12);
@@ -73,6 +79,16 @@ mod tests {
         let mut all = [0; 12];
         far.read_exact(&mut all).await.unwrap();
         assert_eq!(&all, b"one two 3...");
+    }
+
+    #[tokio::test]
+    async fn what_an_earlier_look_has_seen_is_seen_again() {
+        let (mut near, far) = pair().await;
+        near.write_all(b"x").await.unwrap();
+        let moment = std::time::Duration::from_millis(50);
+        let waiting = tokio::time::timeout(moment, peek_until(&far, |_, _| None::<()>)).await;
+        assert!(waiting.is_err());
+        assert_eq!(peek_until(&far, |bytes, _| Some(bytes.to_vec())).await.unwrap(), b"x");
     }
 
     #[tokio::test]

@@ -1,0 +1,25 @@
+//! The policy in force: one test for each line of its semantics, with a real name server, HTTP servers and TLS behind a real
+//! gateway.
+
+mod http;
+mod live;
+mod names;
+mod servers;
+mod tls;
+
+use cordium_egress::{Action, DefaultAction, Policy, Rule};
+
+/// A rule by its dimensions, separated by spaces.
+fn rule(action: Action, hosts: &str, cidrs: &str, ports: &[u16]) -> Rule {
+    let words = |text: &str| text.split_whitespace().map(str::to_owned).collect();
+    Rule { name: None, action, cidrs: words(cidrs), hosts: words(hosts), ports: ports.to_vec() }
+}
+
+/// DENY but for these hosts.
+fn hosts(hosts: &str) -> Policy {
+    policy(DefaultAction::Deny, vec![rule(Action::Allow, hosts, "", &[])])
+}
+
+fn policy(default_action: DefaultAction, rules: Vec<Rule>) -> Policy {
+    Policy { default_action, rules, protected: vec![] }
+}
