@@ -140,6 +140,8 @@ mod tests {
             &["cordium", "vol", "ls", "-o", "yaml"],
             &["cordium", "create", "vol", "x", "--size", "1G", "--shared"],
             &["cordium", "get", "volumes", "x"],
+            &["cordium", "policy", "get", "x", "--merged", "-o", "json"],
+            &["cordium", "policy", "set", "x", "-f", "-"],
             &["cordium", "policy", "test", "-f", "x", "a.example:443", "-o", "json"],
             &["cordium", "run", "x", "--volume", "data:/data:ro"],
         ] {

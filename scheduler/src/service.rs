@@ -3,16 +3,17 @@
 use std::{pin::Pin, sync::Arc};
 
 use cordium_proto::v1::{
-    CreateRequest, DeleteResourceRequest, DeleteResourceResponse, GetRequest, GetStatusRequest,
-    GetStatusResponse, Kind, ListRequest, ListResponse, Resource, SharePortRequest, StartWorkspaceRequest,
-    StopWorkspaceRequest, UpdateRequest, WatchWorkspacesRequest, WorkspaceEvent, control_server::Control,
+    CreateRequest, DeleteResourceRequest, DeleteResourceResponse, EgressPolicy, GetEgressRequest, GetRequest,
+    GetStatusRequest, GetStatusResponse, Kind, ListRequest, ListResponse, Resource, SetEgressRequest,
+    SharePortRequest, StartWorkspaceRequest, StopWorkspaceRequest, UpdateRequest, WatchWorkspacesRequest,
+    WorkspaceEvent, control_server::Control,
 };
 use futures::Stream;
 use tonic::{Request, Response, Status};
 
 use crate::{
     audit::{self, actor, entries},
-    control::{create, delete, read, share, start, stop, update},
+    control::{create, delete, egress, read, share, start, stop, update},
     core::Core,
     error::ApiError,
     names, watch,
@@ -91,6 +92,18 @@ impl Control for ControlService {
         let entry = audit::about(core, Kind::Workspace, &asked.r#ref, &asked.space, entry);
         let stopped = core.audit.around_what_frees(entry, stop::stop(core, request.into_inner()));
         Ok(stopped.await.map(Response::new)?)
+    }
+
+    async fn set_egress(&self, request: Request<SetEgressRequest>) -> Answer<EgressPolicy> {
+        let (core, asked) = (self.open()?, request.get_ref());
+        let entry = entries::egress(actor::of(&request), asked);
+        let entry = audit::about(core, Kind::Workspace, &asked.r#ref, &asked.space, entry);
+        let set = core.audit.around(entry, egress::set(core, request.into_inner()));
+        Ok(set.await.map(Response::new)?)
+    }
+
+    async fn get_egress(&self, request: Request<GetEgressRequest>) -> Answer<EgressPolicy> {
+        Ok(egress::get(self.open()?, request.into_inner()).await.map(Response::new)?)
     }
 
     async fn share_port(&self, request: Request<SharePortRequest>) -> Answer<Resource> {

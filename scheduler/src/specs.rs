@@ -123,7 +123,7 @@ pub fn limit(spec: &WorkspaceSpec) -> Limit {
     }
 }
 
-fn to_json(value: &impl Serialize) -> Result<String, ApiError> {
+pub fn to_json(value: &impl Serialize) -> Result<String, ApiError> {
     serde_json::to_string(value).map_err(|e| ApiError::Corrupt {
         what: "spec",
         of: "a resource".into(),

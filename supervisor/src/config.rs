@@ -3,6 +3,7 @@
 //! ```yaml
 //! baseImage: registry.example.org/team/base:12   # for workspaces without an image
 //! egress: allowPublic                            # or deny: for workspaces that do not say
+//! protectedNetworks: [10.96.0.0/12]              # that no workspace reaches, whatever its rules say
 //! hostPorts: [5432]                              # of the node's loopback, as host.cordium.internal
 //! parallelLayers: 4
 //! sandboxesAhead: 2
@@ -55,7 +56,7 @@ pub enum ConfigError {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Egress {
-    /// Everything that is not protected.
+    /// Public addresses.
     #[default]
     AllowPublic,
     /// Nothing.
@@ -70,6 +71,8 @@ pub struct NodeConfig {
     pub base_image: Option<String>,
     /// For workspaces that do not say.
     pub egress: Egress,
+    /// Networks that no workspace reaches: a cluster's pods, services and API, and the like.
+    pub protected_networks: Vec<String>,
     /// Ports of the node's loopback that sandboxes reach as `host.cordium.internal`.
     pub host_ports: Vec<u16>,
     /// Layers that are fetched at the same time.
@@ -87,6 +90,15 @@ pub struct NodeConfig {
     pub registries: BTreeMap<String, cordium_image::Registry>,
     /// Credentials in the form of `~/.docker/config.json`, which is used when this is unset.
     pub auth_file: Option<PathBuf>,
+}
+
+impl From<Egress> for cordium_egress::DefaultAction {
+    fn from(egress: Egress) -> Self {
+        match egress {
+            Egress::AllowPublic => Self::AllowPublic,
+            Egress::Deny => Self::Deny,
+        }
+    }
 }
 
 impl NodeConfig {
@@ -109,6 +121,9 @@ impl NodeConfig {
         if config.host_ports.contains(&0) {
             return Err("hostPorts: was 0; allowed: 1 to 65535".to_owned());
         }
+        let policy =
+            cordium_egress::Policy { protected: config.protected_networks.clone(), ..Default::default() };
+        policy.compile().map_err(|error| error.to_string().replacen("protected", "protectedNetworks", 1))?;
         if config.parallel_layers == Some(0) {
             return Err("parallelLayers: was 0; allowed: 1 and more".to_owned());
         }
@@ -160,6 +175,11 @@ mod tests {
         assert!(NodeConfig::parse("hostPort: [1]").unwrap_err().contains("hostPort"));
         assert!(NodeConfig::parse("hostPorts: [0]").unwrap_err().contains("hostPorts"));
         assert!(NodeConfig::parse("hostPorts: [70000]").is_err());
+        let error = NodeConfig::parse("protectedNetworks: [10.0.0.0/8, 10.1.2.3/8]").unwrap_err();
+        assert!(
+            error.starts_with("protectedNetworks[1]: was \"10.1.2.3/8\"; allowed: 10.0.0.0/8 for"),
+            "{error}"
+        );
         assert!(NodeConfig::parse("sandboxesAhead: 9").unwrap_err().contains("allowed: 0 to 8"));
         assert_eq!(NodeConfig::parse("sandboxesAhead: 0").unwrap().sandboxes_ahead, Some(0));
         assert!(NodeConfig::parse("imageTimeouts: {idle: soon}").is_err());

@@ -62,8 +62,17 @@ pub struct SandboxSettings {
     pub broker_socket: PathBuf,
     /// Ports of the node's loopback that sandboxes may reach.
     pub host_ports: Vec<u16>,
-    /// What sandboxes may reach outside.
-    pub policy: cordium_egress::Policy,
+    /// What workspaces may reach that do not say.
+    pub egress: cordium_egress::DefaultAction,
+    /// Networks that no workspace reaches.
+    pub protected_networks: Vec<String>,
+}
+
+impl SandboxSettings {
+    /// What a workspace whose spec says this may reach on this node.
+    pub fn policy(&self, egress: &cordium_spec::Egress) -> cordium_egress::Policy {
+        egress.policy(self.egress, self.protected_networks.clone())
+    }
 }
 
 /// The node.

@@ -122,6 +122,13 @@ impl SandboxHandle for Running {
         self.0.reported()
     }
 
+    fn set_policy<'a>(
+        &'a self,
+        policy: &'a cordium_egress::Policy,
+    ) -> BoxFuture<'a, Result<(), RuntimeFailure>> {
+        async move { self.0.set_policy(policy).await.map_err(|error| failed(&error)) }.boxed()
+    }
+
     fn wait(&self) -> BoxFuture<'_, Ended> {
         let ended = |exit: cordium_runtime::SandboxExit| Ended {
             message: exit.message,

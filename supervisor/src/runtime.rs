@@ -43,6 +43,11 @@ pub trait SandboxHandle: Send + Sync + 'static {
     fn reported(&self) -> watch::Receiver<Reported> {
         watch::channel(Reported::default()).1
     }
+    /// Changes what it may reach; in force when this resolves.
+    fn set_policy<'a>(
+        &'a self,
+        policy: &'a cordium_egress::Policy,
+    ) -> BoxFuture<'a, Result<(), RuntimeFailure>>;
     /// Resolves when it has ended.
     fn wait(&self) -> BoxFuture<'_, Ended>;
     /// Ends every process in it and the keeper, and undoes what the keeper made.

@@ -16,7 +16,7 @@ use tonic::transport::ServerTlsConfig;
 
 use crate::{
     broker_process::Broker,
-    config::{Egress, NodeConfig},
+    config::NodeConfig,
     context::{Context, Dirs, SandboxSettings},
     dirs, embedded,
     grpc::{node::NodeService, server, session::SessionService},
@@ -133,13 +133,8 @@ async fn assemble(
         agent,
         broker_socket: dirs.broker_socket(),
         host_ports: config.host_ports.clone(),
-        policy: cordium_egress::Policy {
-            default_action: match config.egress {
-                Egress::AllowPublic => cordium_egress::DefaultAction::AllowPublic,
-                Egress::Deny => cordium_egress::DefaultAction::Deny,
-            },
-            ..Default::default()
-        },
+        egress: config.egress.into(),
+        protected_networks: config.protected_networks.clone(),
     };
     let pool = Pool::new(node.clone(), config.sandboxes_ahead.unwrap_or(SANDBOXES_AHEAD));
     for warning in node.warnings() {

@@ -136,6 +136,12 @@ mod tests {
         fn reported(&self) -> watch::Receiver<Reported> {
             self.0.subscribe()
         }
+        fn set_policy<'a>(
+            &'a self,
+            _: &'a cordium_egress::Policy,
+        ) -> BoxFuture<'a, Result<(), RuntimeFailure>> {
+            async { Ok(()) }.boxed()
+        }
         fn wait(&self) -> BoxFuture<'_, Ended> {
             futures::future::pending().boxed()
         }

@@ -115,6 +115,17 @@ impl Workspaces {
         ask(&owner, |reply| Request::Stop { reason, force, reply }).await
     }
 
+    /// Changes what a run may reach. Durable when this returns; says whether its sandbox goes by it already.
+    pub async fn set_egress(
+        &self,
+        uid: &str,
+        run_id: String,
+        egress: cordium_spec::Egress,
+    ) -> Result<bool, RequestError> {
+        let owner = self.known(uid)?;
+        ask(&owner, |reply| Request::SetEgress { run_id, egress: Box::new(egress), reply }).await
+    }
+
     /// Removes a workspace. One that is not there is fine.
     pub async fn delete(&self, uid: &str) -> Result<(), RequestError> {
         match self.find(uid) {

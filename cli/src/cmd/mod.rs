@@ -38,7 +38,7 @@ pub fn dispatch(cli: Cli) -> Outcome {
     match cli.command {
         Command::Completion(args) => completion::run(&args),
         Command::Schema(args) => schema::run(&args),
-        Command::Policy(args) => policy::run(global, args),
+        Command::Policy(args) => block_on(policy::run(global, args)),
         Command::Setup(args) => setup::run(&args),
         Command::Run(args) => block_on(run::run(global, args)),
         Command::Create(args) => block_on(create::run(global, args)),

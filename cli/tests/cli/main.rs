@@ -7,6 +7,7 @@ mod fake;
 mod images;
 mod local;
 mod logs;
+mod policy;
 mod resources;
 mod run;
 mod terminal;

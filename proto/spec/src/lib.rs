@@ -44,8 +44,8 @@ pub use argv::split_command;
 pub use error::SpecError;
 pub use model::*;
 pub use parse::{
-    Document, MAX_DOCUMENT_BYTES, Metadata, Resource, parse_document, parse_egress, parse_merged_egress, parse_resolved_json,
-    parse_space_json, parse_template_json, parse_volume_json, parse_workspace_json,
+    Document, MAX_DOCUMENT_BYTES, Metadata, Resource, parse_document, parse_egress, parse_merged_egress,
+    parse_resolved_json, parse_space_json, parse_template_json, parse_volume_json, parse_workspace_json,
 };
 pub use reference::{ImageUrl, ImageUrlError, absolute_image};
 pub use resolve::{LimitDefaults, check_supported, resolve, secret_names};

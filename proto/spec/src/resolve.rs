@@ -91,13 +91,6 @@ pub fn check_supported(spec: &WorkspaceSpec) -> Result<(), SpecError> {
             "an ON_CREATE task",
         ));
     }
-    if !spec.runtime.network.egress.rules.is_empty() {
-        return Err(unsupported(
-            "spec.runtime.network.egress.rules",
-            "filtering by rule",
-            "defaultAction: DENY for no network at all",
-        ));
-    }
     Ok(())
 }
 

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use cordium_audit::Entry;
 use cordium_proto::v1::{
     CreateRequest, CreateTerminalRequest, DeleteResourceRequest, ExecStart, Kind, PhaseEvent,
-    SharePortRequest, StartWorkspaceRequest, StopWorkspaceRequest, StoppingReason, UpdateRequest,
-    WorkspaceState,
+    SetEgressRequest, SharePortRequest, StartWorkspaceRequest, StopWorkspaceRequest, StoppingReason,
+    UpdateRequest, WorkspaceState,
 };
 use sha2::{Digest as _, Sha256};
 
@@ -97,6 +97,11 @@ pub fn share(actor: String, request: &SharePortRequest) -> Entry {
         if request.unshare { "none" } else { request.mode().as_str_name().trim_start_matches("MODE_") };
     let detail = vec![("application", request.application_name.clone()), ("mode", mode.to_owned())];
     entry(actor, "workspace.share", workspace(&request.r#ref, &request.space), detail)
+}
+
+pub fn egress(actor: String, request: &SetEgressRequest) -> Entry {
+    let detail = vec![("policy", hash(&request.egress_json))];
+    entry(actor, "workspace.egress", workspace(&request.r#ref, &request.space), detail)
 }
 
 /// The command is recorded, its variables' values and its input are not.

@@ -2,6 +2,7 @@
 
 pub mod create;
 pub mod delete;
+pub mod egress;
 pub mod read;
 pub mod secrets;
 pub mod share;

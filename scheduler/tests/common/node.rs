@@ -39,6 +39,9 @@ pub struct State {
     pub until: Option<S>,
     pub deleted: Vec<String>,
     pub deleted_volumes: Vec<String>,
+    pub egress: Vec<v1::SetNodeEgressRequest>,
+    /// SetEgress fails with this.
+    pub keep_egress: Option<Status>,
     /// DeleteVolume fails with this.
     pub keep_volumes: Option<Status>,
 }
@@ -256,6 +259,19 @@ impl Node for FakeNode {
             None => {
                 s.deleted_volumes.push(request.into_inner().volume_uid);
                 Ok(Response::new(v1::DeleteVolumeResponse {}))
+            }
+        })
+    }
+
+    async fn set_egress(
+        &self,
+        request: Request<v1::SetNodeEgressRequest>,
+    ) -> Result<Response<v1::SetNodeEgressResponse>, Status> {
+        self.with(|s| match s.keep_egress.clone() {
+            Some(status) => Err(status),
+            None => {
+                s.egress.push(request.into_inner());
+                Ok(Response::new(v1::SetNodeEgressResponse { in_force: true }))
             }
         })
     }

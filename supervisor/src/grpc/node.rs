@@ -7,7 +7,8 @@ use cordium_proto::v1::{
     GetNodeResponse, GetUsageRequest, GetUsageResponse, ListImagesRequest, ListImagesResponse,
     ListNodeWorkspacesRequest, ListNodeWorkspacesResponse, PhaseEvent, PruneImagesRequest,
     PruneImagesResponse, PullImageRequest, PullProgress, RemoveImageRequest, RemoveImageResponse,
-    StartRequest, StartResponse, StopRequest, StopResponse, WatchPhasesRequest, node_server::Node,
+    SetNodeEgressRequest, SetNodeEgressResponse, StartRequest, StartResponse, StopRequest, StopResponse,
+    WatchPhasesRequest, node_server::Node,
 };
 use futures::{StreamExt as _, TryStreamExt as _, stream::BoxStream};
 use tokio::sync::mpsc;
@@ -84,6 +85,22 @@ impl Node for NodeService {
         let request = request.into_inner();
         let revision = self.workspaces.stop(&request.workspace_uid, request.reason(), request.force).await?;
         Ok(Response::new(StopResponse { revision }))
+    }
+
+    async fn set_egress(
+        &self,
+        request: Request<SetNodeEgressRequest>,
+    ) -> Result<Response<SetNodeEgressResponse>, Status> {
+        let request = request.into_inner();
+        if request.egress_json.len() > SPEC_BYTES {
+            return Err(
+                RequestError::Invalid(format!("egress_json: is longer than {SPEC_BYTES} bytes")).into()
+            );
+        }
+        let egress = cordium_spec::parse_merged_egress(&request.egress_json)
+            .map_err(|error| RequestError::Invalid(error.to_string()))?;
+        let in_force = self.workspaces.set_egress(&request.workspace_uid, request.run_id, egress).await?;
+        Ok(Response::new(SetNodeEgressResponse { in_force }))
     }
 
     async fn delete(&self, request: Request<DeleteRequest>) -> Result<Response<DeleteResponse>, Status> {

@@ -55,8 +55,8 @@ pub struct RunPlan {
     pub ephemeral: bool,
     /// The bounding set, with `CAP_`.
     pub capabilities: Vec<String>,
-    /// What may be reached; unset means the node's default.
-    pub egress: Option<cordium_egress::Policy>,
+    /// What may be reached, as far as the spec says.
+    pub egress: cordium_spec::Egress,
     /// What is mounted from the node's volumes, outer ones first.
     pub volumes: Vec<VolumeMount>,
     /// Replaces the image's entrypoint.

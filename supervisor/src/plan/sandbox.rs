@@ -27,7 +27,7 @@ pub fn sandbox_plan(plan: &RunPlan, layers: Layers, ids: IdMap, context: &Contex
         binds: plan.volumes.iter().map(|volume| bind(volume, context)).collect(),
         network: NetworkPlan {
             broker_socket: settings.broker_socket.clone(),
-            policy: plan.egress.clone().unwrap_or_else(|| settings.policy.clone()),
+            policy: settings.policy(&plan.egress),
             host_ports: settings.host_ports.clone(),
         },
         env: Vec::new(),

@@ -113,14 +113,7 @@ pub fn run_plan(
         limit: cordium_scheduler::limit(spec),
         ephemeral: spec.is_ephemeral,
         capabilities: capabilities(&runtime.capabilities),
-        egress: match runtime.network.egress.default_action {
-            schema::DefaultAction::DefaultActionUnset => None,
-            schema::DefaultAction::AllowPublic => Some(cordium_egress::Policy {
-                default_action: cordium_egress::DefaultAction::AllowPublic,
-                ..Default::default()
-            }),
-            schema::DefaultAction::Deny => Some(cordium_egress::Policy::default()),
-        },
+        egress: runtime.network.egress.clone(),
         volumes,
         entrypoint: words("entrypoint", runtime.entrypoint.as_deref())?,
         cmd: words("cmd", runtime.cmd.as_deref())?,

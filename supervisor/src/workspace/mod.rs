@@ -62,6 +62,8 @@ pub enum Request {
     Start { plan: Box<RunPlan>, spec_json: String, reply: Reply<u64> },
     /// End the run. Answered with a revision once the request is durable.
     Stop { reason: StoppingReason, force: bool, reply: Reply<u64> },
+    /// Change what the run may reach. Answered with whether it is in force, once it is durable.
+    SetEgress { run_id: String, egress: Box<cordium_spec::Egress>, reply: Reply<bool> },
     /// End the run, if there is one, and remove the storage and the record.
     Delete { reply: Reply<()> },
 }

@@ -53,6 +53,7 @@ pub struct Script {
     pub agent: Behaviour,
     pub shutdown_takes: Duration,
     pub kill_fails: bool,
+    pub policy_fails: bool,
 }
 
 #[derive(Default)]
@@ -65,6 +66,8 @@ pub struct World {
     pub pulls: Mutex<u32>,
     /// Trees that were given to a range of ids.
     pub given: Mutex<Vec<(PathBuf, IdMap)>>,
+    /// Policies that running sandboxes were given, those at their start too.
+    pub policies: Mutex<Vec<cordium_egress::Policy>>,
     /// The ids of each sandbox that was started.
     pub ids: Mutex<HashMap<String, IdMap>>,
 }
@@ -113,6 +116,19 @@ impl SandboxHandle for FakeSandbox {
     }
     fn warnings(&self) -> Vec<String> {
         vec!["storage is not enforced".into()]
+    }
+    fn set_policy<'a>(
+        &'a self,
+        policy: &'a cordium_egress::Policy,
+    ) -> BoxFuture<'a, Result<(), RuntimeFailure>> {
+        async move {
+            if self.world.script().policy_fails {
+                return Err(RuntimeFailure("the broker is gone".into()));
+            }
+            self.world.policies.lock().unwrap().push(policy.clone());
+            Ok(())
+        }
+        .boxed()
     }
     fn wait(&self) -> BoxFuture<'_, Ended> {
         let mut ended = self.ended.subscribe();
@@ -163,6 +179,7 @@ impl SandboxRuntime for FakeRuntime {
         async move {
             plan.check().map_err(|e| RuntimeFailure(e.to_string()))?;
             self.0.ids.lock().unwrap().insert(plan.id.clone(), plan.ids);
+            self.0.policies.lock().unwrap().push(plan.network.policy.clone());
             assert!(plan.volume.is_dir() && plan.run_dir.is_dir());
             let script = self.0.script();
             tokio::time::sleep(script.start_takes).await;

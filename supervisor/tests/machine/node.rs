@@ -3,8 +3,8 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use cordium_proto::v1::{
-    DeleteRequest, DeleteVolumeRequest, PhaseEvent, StartRequest, StopRequest, Volume, WorkspaceState,
-    node_server::Node as _,
+    DeleteRequest, DeleteVolumeRequest, PhaseEvent, SetNodeEgressRequest, StartRequest, StopRequest, Volume,
+    WorkspaceState, node_server::Node as _,
 };
 use cordium_runtime::{IdMap, IdRange, Ranges};
 use cordium_supervisor::{
@@ -72,7 +72,8 @@ impl Node {
                 agent: "/bin/true".into(),
                 broker_socket: dirs.broker_socket(),
                 host_ports: vec![],
-                policy: cordium_egress::Policy::default(),
+                egress: cordium_egress::DefaultAction::AllowPublic,
+                protected_networks: vec!["10.96.0.0/12".to_owned()],
             },
             dirs,
             store: Arc::new(store),
@@ -149,6 +150,16 @@ impl Node {
     pub async fn stop(&self, force: bool) -> Result<u64, Status> {
         let request = StopRequest { workspace_uid: UID.into(), force, ..StopRequest::default() };
         self.node.stop(Request::new(request)).await.map(|answer| answer.into_inner().revision)
+    }
+
+    /// Says whether it is in force.
+    pub async fn set_egress(&self, run: &str, egress: &str) -> Result<bool, Status> {
+        let request = SetNodeEgressRequest {
+            workspace_uid: UID.into(),
+            run_id: run.into(),
+            egress_json: egress.into(),
+        };
+        self.node.set_egress(Request::new(request)).await.map(|answer| answer.into_inner().in_force)
     }
 
     pub async fn delete(&self) -> Result<(), Status> {

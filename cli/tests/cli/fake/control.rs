@@ -184,6 +184,32 @@ impl Control for Fake {
         Ok(Response::new(self.workspace(&meta.uid)?))
     }
 
+    async fn set_egress(&self, request: Request<SetEgressRequest>) -> Answer<EgressPolicy> {
+        let request = request.into_inner();
+        let there = self.workspace(&request.r#ref)?;
+        let running = there.status.is_some_and(|status| status.state() == WorkspaceState::Running);
+        let spec = format!(r#"{{"runtime":{{"network":{{"egress":{}}}}}}}"#, request.egress_json);
+        for r in self.0.resources.lock().unwrap().iter_mut() {
+            if r.metadata == there.metadata {
+                r.spec_json.clone_from(&spec);
+            }
+        }
+        Ok(Response::new(EgressPolicy {
+            egress_json: request.egress_json.clone(),
+            merged_json: request.egress_json,
+            in_force: running,
+            ..EgressPolicy::default()
+        }))
+    }
+
+    async fn get_egress(&self, request: Request<GetEgressRequest>) -> Answer<EgressPolicy> {
+        let there = self.workspace(&request.into_inner().r#ref)?;
+        let spec: serde_json::Value = serde_json::from_str(&there.spec_json).unwrap();
+        let own = spec["runtime"]["network"]["egress"].to_string().replace("null", "{}");
+        let merged_json = r#"{"defaultAction":"DENY"}"#.into();
+        Ok(Response::new(EgressPolicy { egress_json: own, merged_json, ..EgressPolicy::default() }))
+    }
+
     async fn share_port(&self, _: Request<SharePortRequest>) -> Answer<Resource> {
         Err(Status::unimplemented("not in the fake"))
     }

@@ -36,6 +36,9 @@ impl Node for Fake {
     async fn delete_volume(&self, _: Request<DeleteVolumeRequest>) -> Answer<DeleteVolumeResponse> {
         Err(Status::unimplemented("not in the fake"))
     }
+    async fn set_egress(&self, _: Request<SetNodeEgressRequest>) -> Answer<SetNodeEgressResponse> {
+        Err(Status::unimplemented("not in the fake"))
+    }
     async fn list(&self, _: Request<ListNodeWorkspacesRequest>) -> Answer<ListNodeWorkspacesResponse> {
         Err(Status::unimplemented("not in the fake"))
     }

@@ -291,16 +291,32 @@ fn what_cannot_be_done_yet_is_refused_by_name() {
         ("image: {git: {url: 'https://a'}}", "spec.image.git"),
         ("image: {repository: {devcontainer: {}}}", "spec.image.repository"),
         ("runtime: {devcontainers: {features: [{reference: a}]}}", "spec.runtime.devcontainers.features"),
-        (
-            "runtime: {network: {egress: {rules: [{cidrs: [10.0.0.0/8], action: DENY}]}}}",
-            "spec.runtime.network.egress.rules",
-        ),
     ] {
         let error = resolved("{}", workspace, "{}", &[]).unwrap_err();
         assert_eq!(error.path, path);
         assert!(error.message.contains("not supported yet"), "{error}");
     }
     assert_eq!(resolved("gitProvider: a", "{}", "{}", &[]).unwrap_err().path, "spec.gitProvider");
+}
+
+#[test]
+fn rules_of_template_and_workspace_count_alike() {
+    let rules = |rule: &str| format!("runtime: {{network: {{egress: {{rules: [{rule}]}}}}}}");
+    let template = rules("{cidrs: [1.1.1.0/24], action: DENY, name: template}");
+    let workspace = rules("{cidrs: [1.1.1.0/24, 9.9.9.9/32], action: ALLOW}");
+    let egress = resolved(&template, &workspace, "{}", &[]).unwrap().runtime.network.egress;
+    assert_eq!(egress.rules.len(), 2);
+    let policy = egress.policy(cordium_egress::DefaultAction::Deny, vec!["8.0.0.0/8".to_owned()]);
+    let compiled = policy.compile().unwrap();
+    let rule = |address: &str| {
+        let flow = cordium_egress::Flow { address: address.parse().unwrap(), port: 53, names: &[] };
+        let ruling = compiled.decide_again(&flow, cordium_egress::Said::Unasked);
+        (ruling.is_allowed(), ruling.rule().to_string())
+    };
+    assert_eq!(rule("1.1.1.1"), (false, "template".to_owned()));
+    assert_eq!(rule("9.9.9.9"), (true, "rules[1]".to_owned()));
+    assert_eq!(rule("8.8.8.8"), (false, "protectedNetworks[0]".to_owned()));
+    assert_eq!(rule("2.2.2.2"), (false, "default".to_owned()));
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The owner of one workspace: the only place where its state changes.
 
+mod egress;
 mod start;
 mod stop;
 mod tell;
@@ -64,6 +65,8 @@ struct Run {
     agent: Option<AgentLink>,
     pump: Option<follow::Pump>,
     lease: Option<Arc<crate::images::RunImage>>,
+    /// The sandbox is, or may be, under another egress policy than the record's.
+    stale_policy: bool,
     deadline: Option<Instant>,
     last_detail: Instant,
 }
@@ -81,6 +84,8 @@ pub struct Actor {
     events: (Events, mpsc::Receiver<(u64, Event)>),
     deletions: Vec<Reply<()>>,
     deleted: bool,
+    /// Numbers the egress policies that sandboxes are given; the newest that one has taken is behind the lock.
+    policies: (u64, Arc<tokio::sync::Mutex<u64>>),
 }
 
 impl Actor {
@@ -102,6 +107,7 @@ impl Actor {
             events: mpsc::channel(EVENTS),
             deletions: Vec::new(),
             deleted: false,
+            policies: Default::default(),
         }
     }
 
@@ -142,6 +148,7 @@ impl Actor {
                 let _ = reply.send(answer);
             }
             Request::Stop { reason, force, reply } => self.stop(reason, force, reply),
+            Request::SetEgress { run_id, egress, reply } => self.set_egress(&run_id, *egress, reply).await,
             Request::Delete { reply } => {
                 self.deletions.push(reply);
                 match self.run.as_ref().map(|run| run.stage) {

@@ -78,6 +78,8 @@ impl Actor {
             run.stage = Stage::Cancelling;
         }
         run.graceful = state == WorkspaceState::Running;
+        // The node's configuration may have changed, or the last change was recorded and not told.
+        run.stale_policy = true;
         let adoption = adoption::Adoption {
             context: self.context.clone(),
             uid: self.record.uid().to_owned(),
@@ -100,6 +102,7 @@ impl Actor {
             agent: None,
             pump: None,
             lease: None,
+            stale_policy: false,
             deadline,
             last_detail: Instant::now(),
         });
@@ -136,6 +139,7 @@ impl Actor {
                 run.pump = Some(follow::Pump::spawn(&context, agent.clone(), log, run_id));
                 run.agent = Some(agent);
                 self.show();
+                self.refresh_policy();
             }
             (Stage::Starting, Err(Halted::Failed(failure))) => {
                 run.stage = Stage::Up;
