@@ -75,6 +75,8 @@ pub enum Command {
     Logs(cmd::logs::Args),
     /// Show phases as they happen
     Watch(cmd::watch::Args),
+    /// Show what a workspace was refused outside
+    Egress(cmd::egress::Args),
     /// List, pull and remove images of this node
     #[command(visible_alias = "images")]
     Image(cmd::image::Args),

@@ -8,7 +8,7 @@ use std::{
     fs,
     io::{Read, Write},
     os::{
-        fd::{AsRawFd, FromRawFd, OwnedFd},
+        fd::{AsRawFd, FromRawFd},
         unix::{
             fs::{MetadataExt, PermissionsExt},
             net::{UnixListener, UnixStream},
@@ -172,6 +172,7 @@ fn as_user(state: &Path) -> ExitCode {
         let other = Sandbox::adopt(&plan.run_dir, "other", plan.cgroup.clone()).await;
         check("a keeper of another version is ended", an_old_keeper_is_ended(state).await);
         check("under its own id only", other.err().map(drop).ok_or_else(|| "adopted".to_owned()));
+        check("a confined keeper passes a new policy on", a_new_policy(&sandbox).await);
         let began = std::time::Instant::now();
         check("kill", sandbox.kill(Duration::from_secs(5)).await.map_err(|e| e.to_string()));
         println!("killed in {:?}, {:?}", began.elapsed(), sandbox.wait().await);
@@ -204,6 +205,24 @@ fn as_user(state: &Path) -> ExitCode {
     });
     println!("sandbox: {passed} passed, {failed} failed");
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// One that holds, and one that is refused with its reason. Both are of the longest kind.
+async fn a_new_policy(sandbox: &Sandbox) -> Result<(), String> {
+    use cordium_egress::{Action, Policy, Rule};
+    let rule = |cidr: &str| Rule {
+        name: None,
+        action: Action::Allow,
+        cidrs: vec![cidr.to_owned(); 100],
+        hosts: vec![],
+        ports: vec![443],
+    };
+    let policy = |cidr| Policy { rules: vec![rule(cidr); 500], ..Policy::default() };
+    sandbox.set_policy(&policy("10.0.0.0/8")).await.map_err(|error| error.to_string())?;
+    match sandbox.set_policy(&policy("10.0.0.0/99")).await {
+        Err(error) if error.to_string().contains("rules[0].cidrs[0]") => Ok(()),
+        other => Err(format!("{other:?}")),
+    }
 }
 
 /// Gives a start up at every stage of it, where no cgroup could end what is left.
@@ -283,13 +302,15 @@ fn broker(path: &Path) {
     bind(&socket, &SocketAddrUnix::new(path).unwrap()).unwrap();
     listen(&socket, 8).unwrap();
     std::thread::spawn(move || {
-        let mut kept: Vec<OwnedFd> = Vec::new();
         while let Ok(peer) = accept(&socket) {
-            let mut buffer = [0_u8; 65536];
-            let _ = recv(&peer, &mut buffer[..], rustix::net::RecvFlags::empty());
-            // A keeper that was killed does not take it.
-            let _ = send(&peer, b"\"ok\"", rustix::net::SendFlags::NOSIGNAL);
-            kept.push(peer);
+            std::thread::spawn(move || {
+                let mut buffer = [0_u8; 65536];
+                while recv(&peer, &mut buffer[..], rustix::net::RecvFlags::empty()).is_ok_and(|(n, _)| n > 0)
+                {
+                    // A keeper that was killed does not take it.
+                    let _ = send(&peer, b"\"ok\"", rustix::net::SendFlags::NOSIGNAL);
+                }
+            });
         }
     });
 }

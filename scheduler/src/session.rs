@@ -6,10 +6,10 @@
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 use cordium_proto::v1::{
-    AttachTerminalRequest, AttachTerminalResponse, CreateTerminalRequest, CreateTerminalResponse,
+    AttachTerminalRequest, AttachTerminalResponse, CreateTerminalRequest, CreateTerminalResponse, Denial,
     ExecRequest, ExecResponse, ForwardRequest, ForwardResponse, ListTerminalsRequest, ListTerminalsResponse,
-    LogEntry, LogsRequest, RemoveTerminalRequest, RemoveTerminalResponse, WorkspaceState,
-    attach_terminal_request, exec_request, forward_request, session_server::Session,
+    LogEntry, LogsRequest, RemoveTerminalRequest, RemoveTerminalResponse, WatchDenialsRequest,
+    WorkspaceState, attach_terminal_request, exec_request, forward_request, session_server::Session,
 };
 use futures::{Stream, StreamExt as _, stream};
 use tonic::{Code, Request, Response, Status, Streaming};
@@ -111,6 +111,7 @@ impl Session for ControlService {
     type AttachTerminalStream = Replies<AttachTerminalResponse>;
     type ForwardStream = Replies<ForwardResponse>;
     type LogsStream = Replies<LogEntry>;
+    type WatchDenialsStream = Replies<Denial>;
 
     async fn exec(&self, request: Request<Streaming<ExecRequest>>) -> Answer<Self::ExecStream> {
         let actor = actor::of(&request);
@@ -201,6 +202,14 @@ impl Session for ControlService {
         let route = Route::find(&self.core, &request.workspace, false)?;
         request.workspace.clone_from(&route.uid);
         let answer = route.node.sessions().logs(request).await;
+        Ok(self.replies(answer.map_err(|status| route.explain(status))?.into_inner()))
+    }
+
+    async fn watch_denials(&self, request: Request<WatchDenialsRequest>) -> Answer<Self::WatchDenialsStream> {
+        let mut request = request.into_inner();
+        let route = Route::find(&self.core, &request.workspace, true)?;
+        request.workspace.clone_from(&route.uid);
+        let answer = route.node.sessions().watch_denials(request).await;
         Ok(self.replies(answer.map_err(|status| route.explain(status))?.into_inner()))
     }
 }

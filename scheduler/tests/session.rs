@@ -9,8 +9,8 @@ use cordium_proto::{
     v1::{
         AttachTerminal, AttachTerminalRequest, CreateTerminalRequest, ExecRequest, ExecStart, ForwardEof,
         ForwardRequest, ForwardStart, ListTerminalsRequest, LogsRequest, StartWorkspaceRequest, StdinEof,
-        WorkspaceState as S, attach_terminal_request, attach_terminal_response, exec_request, exec_response,
-        forward_request, forward_response,
+        WatchDenialsRequest, WorkspaceState as S, attach_terminal_request, attach_terminal_response,
+        exec_request, exec_response, forward_request, forward_response,
     },
 };
 use tokio_stream::wrappers::ReceiverStream;
@@ -157,7 +157,7 @@ async fn refusals_say_what_to_do() {
 }
 
 #[tokio::test]
-async fn terminals_and_logs() {
+async fn terminals_denials_and_logs() {
     let w = world().await;
     let request = CreateTerminalRequest { workspace: "two".into(), ..Default::default() };
     let made = w.s.session().create_terminal(request).await.unwrap().into_inner();
@@ -173,8 +173,16 @@ async fn terminals_and_logs() {
         assert_eq!(message, attach_terminal_response::Message::Data(expected.to_owned().into()));
     }
 
+    let request = WatchDenialsRequest { workspace: "two".into(), after: 6, ..Default::default() };
+    let mut denials = w.s.session().watch_denials(request).await.unwrap().into_inner();
+    let denial = denials.message().await.unwrap().unwrap();
+    assert_eq!((denial.number, denial.rule.as_str()), (7, w.uids[1].as_str()));
+
     w.s.stop("one").await.unwrap();
     w.s.until_state("one", S::Stopped).await;
+    let request = WatchDenialsRequest { workspace: "one".into(), ..Default::default() };
+    let refused = w.s.session().watch_denials(request).await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition, "its run is over");
     let request = LogsRequest { workspace: "one".into(), ..Default::default() };
     let mut logs = w.s.session().logs(request).await.unwrap().into_inner();
     let mut entries = 0;

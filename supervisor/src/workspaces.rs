@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    path::Path,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -39,6 +40,11 @@ impl Workspaces {
             .map(|record| (record.uid().to_owned(), Handle::spawn(context.clone(), record)))
             .collect();
         Ok(Self { context, owners: Mutex::new(owners) })
+    }
+
+    /// Where the node's egress broker takes registrations.
+    pub fn broker_socket(&self) -> &Path {
+        &self.context.sandbox.broker_socket
     }
 
     /// The workspace's owner, if there is one.

@@ -42,6 +42,7 @@ const GROUPS: [&str; 28] = [
     "nested",
     "nested_limits",
     "confinement",
+    "egress",
 ];
 
 #[derive(clap::Args)]

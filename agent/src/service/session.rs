@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use cordium_proto::v1::session_server::Session;
 use cordium_proto::v1::{
-    AttachTerminalRequest, AttachTerminalResponse, CreateTerminalRequest, CreateTerminalResponse,
+    AttachTerminalRequest, AttachTerminalResponse, CreateTerminalRequest, CreateTerminalResponse, Denial,
     ExecRequest, ExecResponse, ForwardRequest, ForwardResponse, ListTerminalsRequest, ListTerminalsResponse,
     LogEntry, LogsRequest, RemoveTerminalRequest, RemoveTerminalResponse, Terminal, TerminalClosed,
-    attach_terminal_request, attach_terminal_response, exec_request, forward_request,
+    WatchDenialsRequest, attach_terminal_request, attach_terminal_response, exec_request, forward_request,
 };
 use futures::stream::{self, Stream, StreamExt as _};
 use tokio::sync::mpsc;
@@ -112,6 +112,15 @@ impl Session for SessionService {
 
     async fn logs(&self, request: Request<LogsRequest>) -> Result<Response<Self::LogsStream>, Status> {
         Ok(Response::new(Box::pin(self.0.logs.read(&request.into_inner()).map(Ok))))
+    }
+
+    type WatchDenialsStream = BoxStream<Denial>;
+
+    async fn watch_denials(
+        &self,
+        _: Request<WatchDenialsRequest>,
+    ) -> Result<Response<Self::WatchDenialsStream>, Status> {
+        Err(Status::unimplemented("what leaves the workspace is decided outside of it: ask the supervisor"))
     }
 }
 

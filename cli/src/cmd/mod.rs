@@ -6,6 +6,7 @@ pub mod completion;
 pub mod create;
 pub mod delete;
 pub mod doctor;
+pub mod egress;
 pub mod exec;
 pub mod get;
 pub mod image;
@@ -52,6 +53,7 @@ pub fn dispatch(cli: Cli) -> Outcome {
         Command::PortForward(args) => block_on(port_forward::run(global, args)),
         Command::Logs(args) => block_on(logs::run(global, args)),
         Command::Watch(args) => block_on(watch::run(global, args)),
+        Command::Egress(args) => block_on(egress::run(global, args)),
         Command::Volume(args) => block_on(volume::run(global, args)),
         Command::Image(args) => block_on(image::run(global, args)),
         Command::Audit(args) => block_on(audit::run(global, args)),

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod autostart;
+mod egress;
 mod exec;
 mod fake;
 mod images;

@@ -43,7 +43,7 @@ use std::{
     time::{Instant, SystemTime},
 };
 
-pub(crate) use protocol::{FromKeeper, MAX_LINE, PROTOCOL, ToKeeper};
+pub(crate) use protocol::{FromKeeper, PROTOCOL, ToKeeper};
 
 use crate::{
     SandboxPlan,

@@ -360,6 +360,7 @@ impl Session for FakeNode {
     type AttachTerminalStream = Replies<v1::AttachTerminalResponse>;
     type ForwardStream = Replies<v1::ForwardResponse>;
     type LogsStream = Replies<LogEntry>;
+    type WatchDenialsStream = Replies<v1::Denial>;
 
     async fn exec(
         &self,
@@ -445,6 +446,16 @@ impl Session for FakeNode {
             Some(Ok(v1::ForwardResponse { message: Some(message) }))
         });
         Ok(Response::new(Box::pin(echoed)))
+    }
+
+    /// One, whose rule is the workspace that was asked for.
+    async fn watch_denials(
+        &self,
+        request: Request<v1::WatchDenialsRequest>,
+    ) -> Result<Response<Self::WatchDenialsStream>, Status> {
+        let v1::WatchDenialsRequest { workspace, after, .. } = request.into_inner();
+        let denial = v1::Denial { number: after + 1, rule: workspace, ..Default::default() };
+        Ok(Response::new(Box::pin(tokio_stream::iter([Ok(denial)]))))
     }
 
     async fn logs(&self, request: Request<LogsRequest>) -> Result<Response<Self::LogsStream>, Status> {

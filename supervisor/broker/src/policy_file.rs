@@ -8,7 +8,7 @@ use cordium_egress::Policy;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, memfd_create};
 
 /// The longest policy, in bytes of JSON.
-pub const MAX_POLICY: u64 = 1 << 20;
+pub const MAX_POLICY: u64 = cordium_egress::MAX_BYTES as u64;
 const NAME: &str = "cordium-policy";
 
 #[derive(Debug, thiserror::Error)]

@@ -4,16 +4,19 @@
 use std::{sync::Arc, time::Duration};
 
 use cordium_proto::v1::{
-    AttachTerminalRequest, AttachTerminalResponse, CreateTerminalRequest, CreateTerminalResponse,
+    AttachTerminalRequest, AttachTerminalResponse, CreateTerminalRequest, CreateTerminalResponse, Denial,
     ExecRequest, ExecResponse, ForwardRequest, ForwardResponse, ListTerminalsRequest, ListTerminalsResponse,
-    LogEntry, LogsRequest, RemoveTerminalRequest, RemoveTerminalResponse, attach_terminal_request,
-    exec_request, forward_request, session_server::Session,
+    LogEntry, LogsRequest, RemoveTerminalRequest, RemoveTerminalResponse, WatchDenialsRequest,
+    attach_terminal_request, exec_request, forward_request, session_server::Session,
 };
 use futures::{Stream, StreamExt as _, TryStreamExt as _, stream::BoxStream};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::status::{of_agent, of_log, shutting_down};
+use super::{
+    denials,
+    status::{of_agent, of_log, shutting_down},
+};
 use crate::{
     agent_link::AgentLink, logs::Query, request_error::RequestError, usage::explain_exec,
     workspaces::Workspaces,
@@ -90,6 +93,7 @@ impl Session for SessionService {
     type AttachTerminalStream = Answers<AttachTerminalResponse>;
     type ForwardStream = Answers<ForwardResponse>;
     type LogsStream = Answers<LogEntry>;
+    type WatchDenialsStream = Answers<Denial>;
 
     async fn exec(
         &self,
@@ -172,5 +176,18 @@ impl Session for SessionService {
         };
         let entries = owner.log().read(query, self.shutdown.clone());
         Ok(Response::new(entries.map_err(of_log).boxed()))
+    }
+
+    async fn watch_denials(
+        &self,
+        request: Request<WatchDenialsRequest>,
+    ) -> Result<Response<Self::WatchDenialsStream>, Status> {
+        let WatchDenialsRequest { workspace, follow, after } = request.into_inner();
+        // Only of a run: the broker forgets with it.
+        self.agent(&workspace)?;
+        let socket = self.workspaces.broker_socket();
+        let found = cordium_broker::watch_denials(socket, &workspace, after, follow).await;
+        let found = found.map_err(|error| denials::of_broker(&error))?;
+        Ok(Response::new(denials::pass(found, self.shutdown.clone())))
     }
 }

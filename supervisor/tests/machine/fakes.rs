@@ -303,6 +303,7 @@ impl Session for FakeAgent {
     type AttachTerminalStream = Answers<pb::AttachTerminalResponse>;
     type ForwardStream = Answers<pb::ForwardResponse>;
     type LogsStream = Answers<LogEntry>;
+    type WatchDenialsStream = Answers<pb::Denial>;
 
     /// Echoes its input, then exits with 7.
     async fn exec(
@@ -350,6 +351,13 @@ impl Session for FakeAgent {
     ) -> Result<Response<Self::ForwardStream>, Status> {
         Err(Status::failed_precondition("nothing serves port 1 inside"))
     }
+    async fn watch_denials(
+        &self,
+        _: Request<pb::WatchDenialsRequest>,
+    ) -> Result<Response<Self::WatchDenialsStream>, Status> {
+        Err(Status::unimplemented("ask the supervisor"))
+    }
+
     async fn logs(&self, request: Request<LogsRequest>) -> Result<Response<Self::LogsStream>, Status> {
         let LogsRequest { after_seq, follow, .. } = request.into_inner();
         let entries = [entry(1, "compiling\n"), entry(2, "done\n")];

@@ -1,9 +1,9 @@
 use std::sync::Arc;
 
 use cordium_proto::v1::{
-    CreateTerminalRequest, ExecRequest, ExecStart, LogSource, LogsRequest, StdinEof, WorkspaceState as S,
-    exec_request, exec_response, session_client::SessionClient, session_server::Session as _,
-    session_server::SessionServer,
+    CreateTerminalRequest, ExecRequest, ExecStart, LogSource, LogsRequest, StdinEof, WatchDenialsRequest,
+    WorkspaceState as S, exec_request, exec_response, session_client::SessionClient,
+    session_server::Session as _, session_server::SessionServer,
 };
 use futures::TryStreamExt as _;
 use hyper_util::rt::TokioIo;
@@ -88,4 +88,20 @@ async fn logs_are_there_after_the_stop() {
         node.session.logs(Request::new(task)).await.unwrap().into_inner().try_collect().await.unwrap();
     assert_eq!(last.len(), 1);
     assert_eq!(last[0].data.as_ref(), b"done\n");
+}
+
+#[tokio::test]
+async fn denials_are_watched_while_a_run_lasts() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::open(dir.path(), &Arc::default());
+    let request = || Request::new(WatchDenialsRequest { workspace: UID.into(), ..Default::default() });
+    let code = |answer: Result<_, tonic::Status>| answer.map(drop).unwrap_err().code();
+    assert_eq!(code(node.session.watch_denials(request()).await), Code::NotFound);
+    node.start("r1", SPEC).await.unwrap();
+    node.until(0, S::Running).await;
+    // There is no broker here: it may be about to come back.
+    assert_eq!(code(node.session.watch_denials(request()).await), Code::Unavailable);
+    node.stop(false).await.unwrap();
+    node.until(2, S::Stopped).await;
+    assert_eq!(code(node.session.watch_denials(request()).await), Code::FailedPrecondition);
 }

@@ -11,7 +11,7 @@ use std::{
 };
 
 use cordium_proto::v1::{
-    CreateRequest, ExecStart, Failure, LogEntry, PhaseEvent, Resource, UpdateRequest, WorkspaceEvent,
+    CreateRequest, Denial, ExecStart, Failure, LogEntry, PhaseEvent, Resource, UpdateRequest, WorkspaceEvent,
     WorkspaceState, control_server::ControlServer, node_server::NodeServer, session_server::SessionServer,
 };
 use prost_types::Timestamp;
@@ -61,6 +61,7 @@ pub struct State {
     pub resources: Mutex<Vec<Resource>>,
     pub script: Mutex<Vec<Act>>,
     pub logs: Mutex<Vec<LogEntry>>,
+    pub denials: Mutex<Vec<Denial>>,
     pub seen: Mutex<Seen>,
     pub events: Mutex<Vec<WorkspaceEvent>>,
     pub live: broadcast::Sender<WorkspaceEvent>,
@@ -78,6 +79,7 @@ impl Fake {
             resources: Mutex::default(),
             script: Mutex::new(good()),
             logs: Mutex::default(),
+            denials: Mutex::default(),
             seen: Mutex::default(),
             events: Mutex::default(),
             live: broadcast::channel(256).0,

@@ -146,6 +146,17 @@ impl Session for Fake {
     }
 
     type LogsStream = Boxed<LogEntry>;
+    type WatchDenialsStream = Boxed<Denial>;
+
+    async fn watch_denials(&self, request: Request<WatchDenialsRequest>) -> Answer<Self::WatchDenialsStream> {
+        let WatchDenialsRequest { after, follow, .. } = request.into_inner();
+        let denials =
+            self.0.denials.lock().unwrap().clone().into_iter().filter(|denial| denial.number > after);
+        let past = denials.map(Ok).collect::<Vec<_>>();
+        // The connection breaks once: whoever follows asks again.
+        let end = if follow && !past.is_empty() { Some(Err(Status::unavailable("restarted"))) } else { None };
+        Ok(Response::new(Box::pin(futures::stream::iter(past.into_iter().chain(end)))))
+    }
 
     async fn logs(&self, request: Request<LogsRequest>) -> Answer<Self::LogsStream> {
         let request = request.into_inner();

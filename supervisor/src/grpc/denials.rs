@@ -1,0 +1,84 @@
+//! What a workspace was refused outside, as the egress broker tells it.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use cordium_broker::{Denial, Denials, Protocol, WatchError};
+use cordium_proto::v1;
+use futures::{StreamExt as _, stream::BoxStream};
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use super::status::shutting_down;
+use crate::{request_error::RequestError, runtime::chain};
+
+/// Passes denials on until there are no more, or the supervisor ends.
+pub(super) fn pass(
+    denials: Denials,
+    shutdown: CancellationToken,
+) -> BoxStream<'static, Result<v1::Denial, Status>> {
+    let state = Some((denials, shutdown));
+    let passed = futures::stream::unfold(state, |state| async move {
+        let (mut denials, shutdown) = state?;
+        tokio::select! {
+            biased;
+            denial = denials.next() => match denial {
+                Ok(denial) => Some((Ok(message(denial?)), Some((denials, shutdown)))),
+                Err(error) => Some((Err(of_broker(&error)), None)),
+            },
+            () = shutdown.cancelled() => Some((Err(shutting_down()), None)),
+        }
+    });
+    passed.boxed()
+}
+
+/// A broker that was restarted, and does not know the workspace yet, will soon.
+pub(super) fn of_broker(error: &WatchError) -> Status {
+    RequestError::Unavailable(chain(error)).into()
+}
+
+fn message(denial: Denial) -> v1::Denial {
+    let at = UNIX_EPOCH + Duration::from_millis(denial.time_millis);
+    v1::Denial {
+        number: denial.number,
+        at: Some(at.into()),
+        names: denial.names,
+        address: denial.address.map(|address| address.to_string()).unwrap_or_default(),
+        port: denial.port.map(u32::from).unwrap_or_default(),
+        protocol: match denial.protocol {
+            Protocol::Tcp => "tcp",
+            Protocol::Dns => "dns",
+        }
+        .to_owned(),
+        rule: denial.rule,
+        reason: denial.reason,
+        next: denial.next,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_denial_is_passed_on_whole() {
+        let denial = Denial {
+            number: 7,
+            time_millis: 1_500,
+            workspace: "w".into(),
+            names: vec!["a.example".into()],
+            address: Some([192, 0, 2, 1].into()),
+            port: Some(443),
+            protocol: Protocol::Tcp,
+            rule: "rules[0]".into(),
+            reason: "because".into(),
+            next: "do".into(),
+        };
+        let passed = message(denial);
+        assert_eq!(passed.at, Some(prost_types::Timestamp { seconds: 1, nanos: 500_000_000 }));
+        assert_eq!(
+            (passed.address.as_str(), passed.port, passed.protocol.as_str()),
+            ("192.0.2.1", 443, "tcp")
+        );
+        assert_eq!((passed.number, passed.rule.as_str(), passed.next.as_str()), (7, "rules[0]", "do"));
+    }
+}

@@ -1,0 +1,106 @@
+//! Egress: what a policy refuses is refused at once, with the reason, to the client and to whoever asks the node.
+//!
+//! The semantics have their tests behind a gateway of their own (supervisor/broker/tests/egress); here the whole way is walked.
+
+use std::{process::ExitCode, sync::Arc, time::Duration};
+
+use cordium_tests::{Fixture, Result, Suite, Workspace, ensure, ensure_eq, json};
+
+/// Of a documentation network: nobody is there.
+const NOBODY: &str = "192.0.2.1";
+
+struct Shared {
+    f: Arc<Fixture>,
+    w: Workspace,
+}
+
+impl cordium_tests::suite::TearDown for Shared {
+    async fn tear_down(self: Arc<Self>) -> Result<()> {
+        Arc::clone(&self.f).tear_down().await
+    }
+}
+
+fn main() -> ExitCode {
+    Suite::new("egress")
+        .case("a_refused_request_is_told_why", a_refused_request_is_told_why)
+        .case("other_connections_are_reset_at_once", other_connections_are_reset_at_once)
+        .case("names_of_no_rule_do_not_resolve", names_of_no_rule_do_not_resolve)
+        .case(
+            "the_nodes_open_ports_are_no_part_of_the_policy",
+            the_nodes_open_ports_are_no_part_of_the_policy,
+        )
+        .case("denials_are_listed_and_followed_to_the_end", denials_are_listed_and_followed_to_the_end)
+        .run(|| async {
+            let f = Arc::new(Fixture::start("egress").await?);
+            let spec = f.base(closed());
+            let w = f.run("closed", &spec).await?;
+            Ok(Shared { f, w })
+        })
+}
+
+fn closed() -> serde_json::Value {
+    json!({"runtime": {"network": {"egress": {"defaultAction": "DENY"}}}})
+}
+
+async fn a_refused_request_is_told_why(s: Arc<Shared>) -> Result<()> {
+    let answer =
+        s.w.ok(&format!("curl --silent --max-time 5 --write-out '%{{http_code}}' http://{NOBODY}/x")).await?;
+    let (body, code) = answer.split_at(answer.len().saturating_sub(3));
+    ensure_eq!(code, "403");
+    let body: serde_json::Value = serde_json::from_str(body)?;
+    ensure_eq!((&body["error"], &body["rule"]), (&json!("egress denied"), &json!("default")));
+    ensure_eq!((&body["address"], &body["port"]), (&json!(NOBODY), &json!(80)));
+    ensure!(body["next"].as_str().is_some_and(|next| next.contains("cordium policy")), "{body}");
+    Ok(())
+}
+
+async fn other_connections_are_reset_at_once(s: Arc<Shared>) -> Result<()> {
+    // 35 and 56: reset in the TLS handshake, or while receiving.
+    let output = s.w.sh(&format!("curl --silent --max-time 5 https://{NOBODY}/")).await?;
+    ensure!([35, 56].contains(&output.code()), "curl ended with {}", output.code());
+    Ok(())
+}
+
+async fn names_of_no_rule_do_not_resolve(s: Arc<Shared>) -> Result<()> {
+    // 6: could not resolve.
+    ensure_eq!(s.w.sh("curl --silent --max-time 5 http://data.of.mine.example/").await?.code(), 6);
+    Ok(())
+}
+
+async fn the_nodes_open_ports_are_no_part_of_the_policy(s: Arc<Shared>) -> Result<()> {
+    let url = s.f.git.url("demo");
+    let open = s.w.sh(&format!(
+        "curl --silent --fail --max-time 10 '{url}/info/refs?service=git-upload-pack' | head -c 4"
+    ));
+    ensure_eq!(open.await?.out(), "001e");
+    Ok(())
+}
+
+async fn denials_are_listed_and_followed_to_the_end(s: Arc<Shared>) -> Result<()> {
+    let w = s.f.run("listed", &s.f.base(closed())).await?;
+    w.sh(&format!("curl --silent --max-time 5 https://{NOBODY}/; curl --silent http://a.example/")).await?;
+    let listed = s.f.cli().ok(&["egress", "log", "listed", "-o", "json"]).await?;
+    let denials: Vec<serde_json::Value> =
+        listed.lines().map(serde_json::from_str).collect::<std::result::Result<_, _>>()?;
+    ensure!(
+        denials.iter().any(|d| d["protocol"] == "tcp" && d["address"] == NOBODY && d["port"] == 443),
+        "{listed}"
+    );
+    ensure!(denials.iter().any(|d| d["protocol"] == "dns" && d["names"] == json!(["a.example"])), "{listed}");
+    let last = denials.iter().filter_map(|d| d["number"].as_u64()).max().unwrap_or_default().to_string();
+    let cli = s.f.cli();
+    let follow = tokio::spawn(async move {
+        let follow = cli.run(&["egress", "log", "listed", "-f", "--after", &last]);
+        tokio::time::timeout(Duration::from_secs(60), follow).await
+    });
+    w.sh(&format!("sleep 1; curl --silent --max-time 5 http://{NOBODY}/")).await?;
+    w.stop().await?;
+    let answer = follow.await???;
+    ensure!(
+        answer.out.contains(&format!("tcp {NOBODY}:80 denied by default: ")),
+        "{}{}",
+        answer.out,
+        answer.err
+    );
+    Ok(())
+}
