@@ -69,10 +69,9 @@ async fn names_of_no_rule_do_not_resolve(s: Arc<Shared>) -> Result<()> {
 
 async fn the_nodes_open_ports_are_no_part_of_the_policy(s: Arc<Shared>) -> Result<()> {
     let url = s.f.git.url("demo");
-    let open = s.w.sh(&format!(
-        "curl --silent --fail --max-time 10 '{url}/info/refs?service=git-upload-pack' | head -c 4"
-    ));
-    ensure_eq!(open.await?.out(), "001e");
+    let script =
+        format!("curl --silent --fail --max-time 10 '{url}/info/refs?service=git-upload-pack' | head -c 4");
+    ensure_eq!(s.w.sh(&script).await?.out(), "001e");
     Ok(())
 }
 
@@ -90,8 +89,8 @@ async fn denials_are_listed_and_followed_to_the_end(s: Arc<Shared>) -> Result<()
     let last = denials.iter().filter_map(|d| d["number"].as_u64()).max().unwrap_or_default().to_string();
     let cli = s.f.cli();
     let follow = tokio::spawn(async move {
-        let follow = cli.run(&["egress", "log", "listed", "-f", "--after", &last]);
-        tokio::time::timeout(Duration::from_secs(60), follow).await
+        let args = ["egress", "log", "listed", "-f", "--after", &last];
+        tokio::time::timeout(Duration::from_secs(60), cli.run(&args)).await
     });
     w.sh(&format!("sleep 1; curl --silent --max-time 5 http://{NOBODY}/")).await?;
     w.stop().await?;
