@@ -4,7 +4,11 @@
 
 use std::{process::ExitCode, sync::Arc, time::Duration};
 
-use cordium_tests::{Fixture, Result, Suite, Workspace, ensure, ensure_eq, json};
+use cordium_tests::{Fixture, Result, Suite, Workspace, ensure, ensure_eq, json, process};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 
 /// Of a documentation network: nobody is there.
 const NOBODY: &str = "192.0.2.1";
@@ -30,6 +34,8 @@ fn main() -> ExitCode {
             the_nodes_open_ports_are_no_part_of_the_policy,
         )
         .case("denials_are_listed_and_followed_to_the_end", denials_are_listed_and_followed_to_the_end)
+        .case("a_new_policy_holds_over_the_end_of_the_broker", a_new_policy_holds_over_the_end_of_the_broker)
+        .one_at_a_time()
         .run(|| async {
             let f = Arc::new(Fixture::start("egress").await?);
             let spec = f.base(closed());
@@ -55,9 +61,9 @@ async fn a_refused_request_is_told_why(s: Arc<Shared>) -> Result<()> {
 }
 
 async fn other_connections_are_reset_at_once(s: Arc<Shared>) -> Result<()> {
-    // 35 and 56: reset in the TLS handshake, or while receiving.
+    // 7, 35 and 56: reset while connecting, in the TLS handshake, or while receiving; 28 would be the time limit.
     let output = s.w.sh(&format!("curl --silent --max-time 5 https://{NOBODY}/")).await?;
-    ensure!([35, 56].contains(&output.code()), "curl ended with {}", output.code());
+    ensure!([7, 35, 56].contains(&output.code()), "curl ended with {}", output.code());
     Ok(())
 }
 
@@ -102,4 +108,31 @@ async fn denials_are_listed_and_followed_to_the_end(s: Arc<Shared>) -> Result<()
         answer.err
     );
     Ok(())
+}
+
+/// The rule that the refusal of a request names.
+async fn rule(w: &Workspace) -> Result<String> {
+    let body = w.ok(&format!("curl --silent --max-time 20 http://{NOBODY}/")).await?;
+    let body: serde_json::Value = serde_json::from_str(&body)?;
+    Ok(body["rule"].as_str().unwrap_or_default().to_owned())
+}
+
+async fn a_new_policy_holds_over_the_end_of_the_broker(s: Arc<Shared>) -> Result<()> {
+    let w = s.f.run("changed", &s.f.base(closed())).await?;
+    ensure_eq!(rule(&w).await?, "default");
+    let shut = json!({"rules": [{"name": "shut", "action": "DENY", "cidrs": ["192.0.2.0/24"]}]});
+    let cli = s.f.cli();
+    let answer = cli
+        .run_with(cli.command(&["policy", "set", "changed", "-f", "-"]), shut.to_string().as_bytes())
+        .await?;
+    ensure!(answer.code == 0, "{answer:?}");
+    ensure_eq!(rule(&w).await?, "shut");
+
+    let brokers = process::mentioning(&s.f.dir).into_iter().filter(|(_, line)| line.contains(" broker "));
+    for (pid, _) in brokers {
+        kill(Pid::from_raw(pid), Signal::SIGKILL)?;
+    }
+    // The connection waits in the gateway until another broker takes the listeners over.
+    ensure_eq!(rule(&w).await?, "shut");
+    w.delete().await
 }
