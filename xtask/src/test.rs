@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// The end-to-end groups: test targets of `cordium-tests`, in the order in which they run.
-const GROUPS: [&str; 28] = [
+const GROUPS: [&str; 29] = [
     "lifecycle",
     "runtime",
     "sandbox",
