@@ -13,7 +13,8 @@ use cordium_broker::{GATEWAY_V4, register};
 use cordium_egress::{Action, Policy, Rule};
 use support::{Broker, NODE, OUTSIDE, World, isolated};
 
-const QUICK: Duration = Duration::from_secs(2);
+/// Far from what a caller waits for who is not answered at all: two minutes.
+const QUICK: Duration = Duration::from_secs(20);
 
 /// Used by the other tests as the broker's process.
 #[test]

