@@ -110,9 +110,9 @@ async fn the_answer_does_not_wait_for_a_background_child() {
     }
     let sandbox = Sandbox::running().await;
     let begun = Instant::now();
-    let done = sandbox.sh("sleep 30 & echo hi").await;
+    let done = sandbox.sh("sleep 1000 & echo hi").await;
     assert_eq!((done.out(), done.code), ("hi", 0));
-    assert!(begun.elapsed() < Duration::from_secs(5));
+    assert!(begun.elapsed() < Duration::from_secs(100));
 }
 
 #[tokio::test(flavor = "multi_thread")]
