@@ -96,8 +96,50 @@ async fn a_node_that_does_not_take_it_is_told_about() {
     let policy = set(&s, "web", OWN).await.unwrap();
     assert!(!policy.in_force);
     assert!(policy.warnings[0].contains("the broker is gone"), "{:?}", policy.warnings);
-    // Durable all the same.
+    // Durable all the same, and told again.
     assert!(s.get("web").await.spec_json.contains("a.example"));
+    node.with(|n| n.keep_egress = None);
+    told(&node, "a.example").await;
+}
+
+/// Waits until the node has heard of a policy with this in it.
+async fn told(node: &FakeNode, words: &str) {
+    let heard = async {
+        while !node.with(|n| n.egress.iter().any(|told| told.egress_json.contains(words))) {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(common::PATIENCE, heard).await.expect("the node is told");
+}
+
+#[tokio::test]
+async fn a_node_that_was_away_is_told_when_it_is_back_also_by_another_scheduler() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = FakeNode::new(dir.path(), "n1", 8192);
+    let up = node.up();
+    let s = Scheduler::up(dir.path(), &[&node]).await;
+    s.reachable("n1", true).await;
+    s.create("web", "{}").await;
+    s.start("web").await.unwrap();
+    s.until_state("web", S::Running).await;
+    drop(up);
+    s.reachable("n1", false).await;
+    let policy = set(&s, "web", OWN).await.unwrap();
+    assert!(!policy.in_force && policy.warnings[0].contains("until its node takes it"), "{policy:?}");
+    drop(s);
+    let s = Scheduler::up(dir.path(), &[&node]).await;
+    let _up = node.up();
+    told(&node, "a.example").await;
+    // Once is enough.
+    let taken = async {
+        let db = rusqlite::Connection::open(dir.path().join("control.db")).unwrap();
+        let left = || db.query_row("SELECT count(*) FROM egress_to_tell", [], |row| row.get::<_, i64>(0));
+        while left().unwrap() > 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(common::PATIENCE, taken).await.expect("it is not told for ever");
+    drop(s);
 }
 
 #[tokio::test]

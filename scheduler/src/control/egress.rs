@@ -14,7 +14,7 @@ use crate::{
     specs,
     status::is_active,
     store::{
-        journal, records,
+        self, journal, records,
         workspaces::{self, Workspace},
     },
 };
@@ -38,10 +38,13 @@ pub async fn set(core: &Arc<Core>, request: SetEgressRequest) -> Result<EgressPo
         let (ws, mut policy) = inner.store.write(move |tx| replace(tx, &of, egress)).await?;
         if is_active(&ws.status) {
             match tell(&inner, &ws, &policy.run_json).await {
-                Ok(in_force) => policy.in_force = in_force,
-                Err(error) => policy
-                    .warnings
-                    .push(format!("the policy is stored, but the run goes on with the old one: {error}")),
+                Ok(in_force) => {
+                    policy.in_force = in_force;
+                    inner.store.write(move |tx| store::egress::remove(tx, &uid)).await?;
+                }
+                Err(error) => policy.warnings.push(format!(
+                    "the policy is stored, but the run goes on with the old one until its node takes it: {error}"
+                )),
             }
         }
         Ok(policy)
@@ -68,6 +71,7 @@ fn replace(conn: &Connection, uid: &str, egress: Egress) -> Result<(Workspace, E
         run.runtime.network.egress = merged;
         ws.run_spec = specs::to_json(&run)?;
         cordium_spec::parse_resolved_json(&ws.run_spec)?;
+        store::egress::put(conn, uid, ws.run_id())?;
     } else {
         // It must hold together with its template's, as at creation.
         merged(conn, &ws, &BTreeMap::new())?;
@@ -103,7 +107,7 @@ fn policy(conn: &Connection, ws: &Workspace) -> Result<EgressPolicy, ApiError> {
 }
 
 /// Says whether the run goes by it now.
-async fn tell(core: &Core, ws: &Workspace, egress_json: &str) -> Result<bool, ApiError> {
+pub async fn tell(core: &Core, ws: &Workspace, egress_json: &str) -> Result<bool, ApiError> {
     let node = core.node(&ws.status.node)?;
     let request = SetNodeEgressRequest {
         workspace_uid: ws.record.uid.clone(),

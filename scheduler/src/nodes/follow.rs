@@ -12,7 +12,7 @@ use tonic::Status;
 use crate::{
     core::Core,
     error::{ApiError, describe},
-    nodes::{NodeHandle, apply, apply::Position, left_behind, reconcile},
+    nodes::{NodeHandle, apply, apply::Position, egress, left_behind, reconcile},
     placement::beyond,
     store::{self, journal, workspaces},
 };
@@ -157,6 +157,9 @@ async fn poll(core: &Arc<Core>, node: &Arc<NodeHandle>) -> Break {
         }
         if let Err(e) = reconcile::resend_starts(core, node).await {
             tracing::warn!(node = node.name, error = %e, "could not look for starts to send again");
+        }
+        if let Err(e) = egress::tell_some(core, node).await {
+            tracing::warn!(node = node.name, error = %e, "could not look for policies to tell again");
         }
         if let Err(e) = left_behind::delete_some(core, node).await {
             tracing::warn!(node = node.name, error = %e, "could not look for what is left to delete");

@@ -9,6 +9,7 @@
 //! ```
 
 pub mod apply;
+pub mod egress;
 pub mod follow;
 pub mod left_behind;
 pub mod reconcile;

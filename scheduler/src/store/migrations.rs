@@ -6,11 +6,12 @@ use rusqlite::Connection;
 
 use crate::error::SchedulerError;
 
-const STEPS: [&str; 4] = [
+const STEPS: [&str; 5] = [
     include_str!("schema_1.sql"),
     include_str!("schema_2.sql"),
     include_str!("schema_3.sql"),
     include_str!("schema_4.sql"),
+    include_str!("schema_5.sql"),
 ];
 
 /// Brings the store to the newest schema; each step is one transaction.

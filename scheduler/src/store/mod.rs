@@ -4,6 +4,7 @@
 //! to watchers only after the commit. Reads have connections of their own and never wait for a writer.
 
 pub mod audit;
+pub mod egress;
 pub mod journal;
 pub mod left_behind;
 mod migrations;

@@ -32,7 +32,7 @@ fn everything() -> Policy {
 fn connect(ip: &str, port: u16) -> TcpStream {
     let address = SocketAddr::new(ip.parse().unwrap(), port);
     let stream = TcpStream::connect_timeout(&address, Duration::from_secs(10)).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     stream
 }
 

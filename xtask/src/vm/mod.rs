@@ -31,9 +31,11 @@ use crate::{
 
 /// The end-to-end groups that run in the machine, and what of them: the cases that concern limits, freezing, killing and
 /// nested containers. Imitated in software, the rest would take too long.
-const RUNS: [(&str, &[&str]); 6] = [
+const RUNS: [(&str, &[&str]); 7] = [
     ("cgroup_v2", &[]),
     ("nested_limits", &[]),
+    // Those of what v2 tells in other ways than v1, and that take no minutes here.
+    ("limits", &["limit"]),
     ("sandbox", &["own_cgroup_namespace_and_limits"]),
     ("runtime", &["limit"]),
     // The base image alone takes longer to unpack than that case waits for it.

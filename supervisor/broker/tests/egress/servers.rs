@@ -100,7 +100,7 @@ pub fn say(address: &str, port: u16, bytes: &[u8]) -> Result<String, std::io::Er
     let address = SocketAddr::new(address.parse().unwrap(), port);
     let talk = || {
         let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(10))?;
-        stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+        stream.set_read_timeout(Some(Duration::from_secs(60)))?;
         stream.write_all(bytes)?;
         let mut text = String::new();
         stream.read_to_string(&mut text)?;

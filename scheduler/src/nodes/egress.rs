@@ -1,0 +1,50 @@
+//! Tells a node of policies that it was not told of while it was away, or did not take.
+
+use std::sync::Arc;
+
+use tonic::Code;
+
+use crate::{
+    control::egress,
+    core::Core,
+    error::ApiError,
+    names::Target,
+    nodes::NodeHandle,
+    status::is_active,
+    store::{self, workspaces},
+};
+
+/// Begins with some of them; called again and again.
+pub async fn tell_some(core: &Arc<Core>, node: &NodeHandle) -> Result<(), ApiError> {
+    let name = node.name.clone();
+    for (uid, run_id) in core.store.read(move |conn| store::egress::some(conn, &name)).await? {
+        // Busy: with a request, or still with this.
+        let Some(guard) = core.locks.try_lock(&uid) else { continue };
+        let inner = core.clone();
+        core.tasks.spawn(async move {
+            let _guard = guard;
+            if let Err(error) = tell(&inner, &uid, &run_id).await {
+                tracing::warn!(workspace = uid, %error, "the run goes on with its old egress policy");
+            }
+        });
+    }
+    Ok(())
+}
+
+/// Under the lock of the workspace.
+async fn tell(core: &Core, uid: &str, run_id: &str) -> Result<(), ApiError> {
+    let target = Target::Uid(uid.to_owned());
+    let Some(ws) = core.store.lookup(|conn| workspaces::find(conn, &target))? else { return Ok(()) };
+    if is_active(&ws.status) && ws.run_id() == run_id {
+        let policy = cordium_spec::parse_resolved_json(&ws.run_spec)?.runtime.network.egress;
+        match egress::tell(core, &ws, &crate::specs::to_json(&policy)?).await {
+            Ok(_) => tracing::info!(workspace = uid, "its node goes by its egress policy now"),
+            // The run has ended, and the news is on its way.
+            Err(ApiError::Node(status))
+                if matches!(status.code(), Code::FailedPrecondition | Code::NotFound) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let uid = uid.to_owned();
+    core.store.write(move |tx| store::egress::remove(tx, &uid)).await
+}
