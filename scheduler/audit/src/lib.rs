@@ -25,7 +25,7 @@ mod verify;
 
 pub use chain::{Hash, Head, Kept, ParseHeadError};
 pub use error::AuditError;
-pub use log::{Limits, Log};
+pub use log::{Limits, Log, Syncing};
 pub use read::read;
 pub use record::{Entry, Record};
 pub use verify::{Finding, Report, Touch, verify};

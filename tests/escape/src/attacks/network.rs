@@ -118,12 +118,16 @@ pub fn metadata(probe: &mut Probe) {
         let Ok(address) = address.parse::<Ipv4Addr>() else { continue };
         let mut request = TcpStream::connect_timeout(&(address, 80).into(), WAIT).and_then(|mut stream| {
             stream.set_read_timeout(Some(WAIT))?;
-            stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
-            let mut answer = [0; 16];
-            match stream.read(&mut answer)? {
-                // Taken, then closed: the broker's way to say no.
-                0 => Err(Errno::ECONNRESET.into()),
-                length => Ok(String::from_utf8_lossy(&answer[..length]).into_owned()),
+            write!(stream, "GET / HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+            let mut answer = String::new();
+            stream.take(4096).read_to_string(&mut answer)?;
+            // The broker's ways to say no: taken, then closed; or an answer of its own.
+            let is_refusal =
+                answer.starts_with("HTTP/1.1 403 ") && answer.contains(r#"{"error":"egress denied","#);
+            match answer.as_str() {
+                "" => Err(Errno::ECONNRESET.into()),
+                _ if is_refusal => Err(Errno::EACCES.into()),
+                _ => Ok(answer),
             }
         });
         if let Err(error) = &request
