@@ -58,7 +58,7 @@ fn sealed(text: &[u8]) -> io::Result<OwnedFd> {
 const SEALS: SealFlags =
     SealFlags::SEAL.union(SealFlags::SHRINK).union(SealFlags::GROW).union(SealFlags::WRITE);
 
-/// Reads what [`write`] has written. Anything else, such as a pipe that never ends, is refused unread.
+/// Reads what [`write()`] has written. Anything else, such as a pipe that never ends, is refused unread.
 pub(crate) fn read(descriptor: OwnedFd) -> Result<Policy, PolicyFileError> {
     let seals = fcntl_get_seals(&descriptor).map_err(|_| PolicyFileError::NotSealed)?;
     if !seals.contains(SEALS) {
