@@ -5,12 +5,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use cordium_egress::Policy;
 use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_peercred};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
 use crate::fdpass;
-use crate::policy_file::{self, PolicyFileError};
+use crate::policy_file::{self, PolicyFileError, Terms};
 use crate::wire::{Hello, MAX_MESSAGE, PROTOCOL_VERSION, Registration, Reply, Update};
 
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -59,12 +58,12 @@ impl RegisterError {
 }
 
 impl Registered {
-    /// Replaces the workspace's policy at the broker. When this returns, the new one decides, and flows that it does not
-    /// allow are being closed.
-    pub fn set_policy(&self, policy: &Policy) -> Result<(), RegisterError> {
+    /// Replaces the workspace's policy and credentials at the broker. When this returns, the new ones decide, and flows that
+    /// they do not allow are being closed.
+    pub fn set_policy<'a>(&self, terms: impl Into<Terms<'a>>) -> Result<(), RegisterError> {
         let message = serde_json::to_vec(&Update::SetPolicy)
             .map_err(|error| RegisterError::Invalid(error.to_string()))?;
-        let file = policy_file::write(policy)?;
+        let file = policy_file::write(&terms.into())?;
         fdpass::send(&self.connection, &message, &[file.as_fd()]).map_err(RegisterError::Send)?;
         answer(&self.connection)
     }
@@ -72,10 +71,10 @@ impl Registered {
 
 /// Hands a gateway's sockets to the broker. All three must have been made in the gateway's network namespace; `tcp` and
 /// `tcp_dns` must listen already.
-pub fn register(
+pub fn register<'a>(
     socket: &Path,
     registration: &Registration,
-    policy: &Policy,
+    terms: impl Into<Terms<'a>>,
     tcp: OwnedFd,
     udp_dns: OwnedFd,
     tcp_dns: OwnedFd,
@@ -89,7 +88,7 @@ pub fn register(
     }
     let hello = Hello { version: PROTOCOL_VERSION, registration: registration.clone() };
     let message = serde_json::to_vec(&hello).map_err(|error| RegisterError::Invalid(error.to_string()))?;
-    let file = policy_file::write(policy)?;
+    let file = policy_file::write(&terms.into())?;
     let descriptors = [tcp.as_fd(), udp_dns.as_fd(), tcp_dns.as_fd(), file.as_fd()];
     fdpass::send(&connection, &message, &descriptors).map_err(RegisterError::Send)?;
     answer(&connection)?;

@@ -12,12 +12,14 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
-use crate::denials::{Denial, Protocol, Ring, What, Why, refuse};
+use crate::denials::{Denial, Protocol, Ring, What, Why};
+use crate::end::{End, reset};
+use crate::inspect::{self, Inspection};
 use crate::limiter::Limiter;
 use crate::node;
 use crate::pins::Pins;
 use crate::policy::{Decision, Rules, why};
-use crate::said::{Spoken, hear};
+use crate::said::{Spoken, begins_tls, hear};
 use crate::splice::{Activity, Pipes, copy};
 
 /// Open flows of one workspace, where the limit of descriptors leaves room.
@@ -89,7 +91,7 @@ impl Flows {
                 return debug!(workspace = self.workspace, %error, "a flow without a destination");
             }
         };
-        let changes = self.rules.changes();
+        let mut changes = self.rules.changes();
         let names = self.pins.names(destination.ip(), Instant::now());
         let (target, asks) = match self.rules.decide(destination, &names, node::owns) {
             Decision::Allow(target) => (target, false),
@@ -113,7 +115,7 @@ impl Flows {
             }
         };
         let flow = Flow { rules: &self.rules, destination, names, asks, spoken: OnceLock::new() };
-        match flow.join(&client.stream, &upstream.stream, &self.pipes, changes).await {
+        match flow.join(&client.stream, &upstream.stream, &self.pipes, &mut changes).await {
             Ok(()) => {
                 client.close();
                 upstream.close();
@@ -121,16 +123,51 @@ impl Flows {
             Err(Broken::Io(error)) => {
                 debug!(workspace = self.workspace, %destination, %error, "flow broken");
             }
+            Err(Broken::Inspect { host, inspection }) => {
+                if let Some(why) =
+                    self.inspect(&flow, host, &inspection, (client, upstream), &mut changes).await
+                {
+                    self.denied(Some(destination), flow.said(), why);
+                }
+            }
             Err(Broken::Denied { why, answered }) => {
                 drop(upstream);
-                let said = flow.spoken.get().and_then(Spoken::name);
-                let names = said.map_or(&*flow.names, std::slice::from_ref);
-                let denial = self.denied(Some(destination), names, why);
+                let denial = self.denied(Some(destination), flow.said(), why);
                 if !answered {
                     client.refuse(&denial, true).await;
                 }
             }
         }
+    }
+
+    /// Passes on the requests of a flow to a host with credentials; why, if a new policy ends it.
+    async fn inspect(
+        &self,
+        flow: &Flow<'_>,
+        host: Host,
+        inspection: &Inspection,
+        (client, upstream): (End, End),
+        changes: &mut Changes,
+    ) -> Option<Why> {
+        let activity = Arc::new(Activity::new());
+        let (client, upstream) = (client.noting(&activity), upstream.noting(&activity));
+        let place = inspect::Place {
+            host: host.clone(),
+            destination: flow.destination,
+            rules: Arc::clone(&self.rules),
+            ring: Arc::clone(&self.ring),
+        };
+        tokio::select! {
+            ended = inspect::serve(Arc::new(place), inspection, client, upstream) => {
+                if let Err(error) = ended {
+                    debug!(workspace = self.workspace, %host, %error, "inspected flow broken");
+                }
+            }
+            why = flow.revoked(changes) => return Some(why),
+            () = self.rules.unbound(&host) => {}
+            () = activity.idle(IDLE, HALF_CLOSED_IDLE) => {}
+        }
+        None
     }
 }
 
@@ -148,6 +185,11 @@ struct Flow<'a> {
 /// Why a flow did not come to its proper end.
 enum Broken {
     Io(io::Error),
+    /// It is to a host with credentials: its requests are passed on one by one.
+    Inspect {
+        host: Host,
+        inspection: Arc<Inspection>,
+    },
     Denied {
         why: Why,
         /// Something has come back already: an answer of ours would be read as part of it.
@@ -162,17 +204,23 @@ impl Flow<'_> {
         client: &TcpStream,
         upstream: &TcpStream,
         pipes: &Pipes,
-        changes: Changes,
+        changes: &mut Changes,
     ) -> Result<(), Broken> {
         for stream in [client, upstream] {
             keep_alive(stream).map_err(Broken::Io)?;
         }
         let activity = Activity::new();
         let up = async {
-            if self.asks {
+            let tls = self.may_be_bound() && begins_tls(client).await.map_err(Broken::Io)?;
+            if self.asks || tls {
                 self.hear(client)
                     .await?
                     .map_err(|why| Broken::Denied { why, answered: activity.has_moved() })?;
+            }
+            if let Some((host, inspection)) = self.bound().filter(|_| tls) {
+                // A server of TLS does not speak first.
+                let broken = Broken::Io(io::ErrorKind::InvalidData.into());
+                return Err(if activity.has_moved() { broken } else { Broken::Inspect { host, inspection } });
             }
             copy(client, upstream, pipes, &activity).await.map_err(Broken::Io)
         };
@@ -200,8 +248,24 @@ impl Flow<'_> {
         self.rules.settle(self.destination, &self.names, spoken.said()).map_err(|why| spoken.explain(why))
     }
 
+    /// Whether one of the names has a credential: no other flow is looked into.
+    fn may_be_bound(&self) -> bool {
+        self.names.iter().any(|name| self.rules.inspection_of(name).is_some())
+    }
+
+    /// The name that the client asks for, if it has a credential and led here.
+    fn bound(&self) -> Option<(Host, Arc<Inspection>)> {
+        let host = self.spoken.get()?.name().filter(|name| self.names.contains(name))?;
+        Some((host.clone(), self.rules.inspection_of(host)?))
+    }
+
+    /// What the client said, or else the names that led here.
+    fn said(&self) -> &[Host] {
+        self.spoken.get().and_then(Spoken::name).map_or(&*self.names, std::slice::from_ref)
+    }
+
     /// Returns when a new policy does not allow this flow.
-    async fn revoked(&self, mut changes: Changes) -> Why {
+    async fn revoked(&self, changes: &mut Changes) -> Why {
         while changes.changed().await.is_ok() {
             let allowed = match self.spoken.get() {
                 Some(spoken) => self.settle(spoken),
@@ -245,41 +309,6 @@ fn original_destination(client: &TcpStream) -> io::Result<SocketAddr> {
             Ok(sockopt::ipv6_original_dst(client)?.into())
         }
         _ => Ok(sockopt::ip_original_dst(client)?.into()),
-    }
-}
-
-/// From now on, dropping the stream sends a reset.
-fn reset(stream: &TcpStream) {
-    // Without the option the peer sees an ordinary end instead; there is nothing better to do.
-    let _ = stream.set_zero_linger();
-}
-
-/// A connection that is reset when dropped, unless the flow came to its proper end.
-struct End {
-    stream: TcpStream,
-    proper: bool,
-}
-
-impl End {
-    fn new(stream: TcpStream) -> Self {
-        Self { stream, proper: false }
-    }
-
-    fn close(mut self) {
-        self.proper = true;
-    }
-
-    /// Tells the client why, where that is possible.
-    async fn refuse(mut self, denial: &Denial, has_spoken: bool) {
-        self.proper = refuse(&mut self.stream, denial, has_spoken).await;
-    }
-}
-
-impl Drop for End {
-    fn drop(&mut self) {
-        if !self.proper {
-            reset(&self.stream);
-        }
     }
 }
 

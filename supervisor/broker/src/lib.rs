@@ -11,9 +11,11 @@ mod client;
 mod confine;
 mod denials;
 mod dns;
+mod end;
 mod fdpass;
 mod first;
 mod flow;
+mod inspect;
 mod limiter;
 mod main_loop;
 mod nft;
@@ -34,9 +36,12 @@ use std::net::Ipv4Addr;
 
 pub use client::{RegisterError, Registered, register};
 pub use denials::{Denial, Denials, Protocol, WatchError, watch as watch_denials};
+pub use inspect::{
+    Authority, AuthorityError, Binding, Credentials, CredentialsError, Inject, MAX_BINDINGS, Secret,
+};
 pub use main_loop::broker_main;
 pub use nft::nft_ruleset;
-pub use policy_file::{MAX_POLICY, PolicyFileError, check_policy};
+pub use policy_file::{MAX_POLICY, PolicyFileError, Terms, check_policy};
 pub use wire::{PROTOCOL_VERSION, Registration};
 
 /// Address of the gateway end of the veth pair; the same in every workspace.

@@ -20,6 +20,7 @@ use crate::confine::{self, ConfineError};
 use crate::denials::{self, Rings};
 use crate::dns::Upstreams;
 use crate::flow::flow_limit;
+use crate::inspect::Roots;
 use crate::node;
 use crate::server::{Shared, serve};
 use crate::splice::Pipes;
@@ -66,6 +67,7 @@ fn run(opts: BrokerOpts) -> Result<(), BrokerError> {
     let bound = Bound::new(&opts.socket)?;
     let watchers = denials::bind(&bound.path)
         .map_err(|source| BrokerError::Watchers { path: bound.path.clone(), source })?;
+    let roots = Roots::of_node();
     confine::confine(&bound.folder)?;
     if node::binds_anything() {
         warn!(
@@ -83,7 +85,7 @@ fn run(opts: BrokerOpts) -> Result<(), BrokerError> {
     let flow_limit = flow_limit(descriptors.unwrap_or(u64::MAX));
     let upstreams = Arc::new(Upstreams::new(opts.upstream));
     let (pipes, rings) = (Arc::new(Pipes::default()), Arc::new(Rings::default()));
-    let shared = Arc::new(Shared { pipes, upstreams, rings: Arc::clone(&rings), flow_limit });
+    let shared = Arc::new(Shared { pipes, upstreams, rings: Arc::clone(&rings), roots, flow_limit });
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).map_err(BrokerError::Runtime)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(BrokerError::Runtime)?;

@@ -11,6 +11,7 @@ use cordium_egress::{Compiled, Flow, Host, Reason, Ruling, Said, Verdict, protec
 use tokio::sync::watch;
 
 use crate::denials::Why;
+use crate::inspect::Inspection;
 use crate::wire::Registration;
 
 #[derive(Debug, PartialEq, Eq)]
@@ -28,14 +29,16 @@ pub(crate) struct Rules {
     gateway: Ipv4Addr,
     host_ports: BTreeSet<u16>,
     policy: watch::Sender<Arc<Compiled>>,
+    inspection: watch::Sender<Option<Arc<Inspection>>>,
 }
 
 impl Rules {
-    pub(crate) fn new(registration: &Registration, policy: Compiled) -> Self {
+    pub(crate) fn new(registration: &Registration, policy: Compiled, inspection: Option<Inspection>) -> Self {
         Self {
             gateway: registration.gateway_v4,
             host_ports: registration.host_ports.iter().copied().collect(),
             policy: watch::Sender::new(Arc::new(policy)),
+            inspection: watch::Sender::new(inspection.map(Arc::new)),
         }
     }
 
@@ -43,9 +46,30 @@ impl Rules {
         self.gateway
     }
 
-    /// From here on this policy decides; open flows hear of it.
-    pub(crate) fn set(&self, policy: Compiled) {
+    /// From here on these decide; open flows hear of it.
+    pub(crate) fn set(&self, policy: Compiled, inspection: Option<Inspection>) {
+        self.inspection.send_replace(inspection.map(Arc::new));
         self.policy.send_replace(Arc::new(policy));
+    }
+
+    /// The workspace's credentials, if it has any.
+    pub(crate) fn inspection(&self) -> Option<Arc<Inspection>> {
+        self.inspection.borrow().clone()
+    }
+
+    /// Those that have a credential bound to this host.
+    pub(crate) fn inspection_of(&self, host: &Host) -> Option<Arc<Inspection>> {
+        self.inspection().filter(|inspection| inspection.binds(host))
+    }
+
+    /// Returns when no credential is bound to this host any more.
+    pub(crate) async fn unbound(&self, host: &Host) {
+        let bound =
+            |inspection: &Option<Arc<Inspection>>| inspection.as_ref().is_some_and(|all| all.binds(host));
+        let mut changes = self.inspection.subscribe();
+        if changes.wait_for(|inspection| !bound(inspection)).await.is_err() {
+            std::future::pending().await
+        }
     }
 
     /// Tells of each new policy.
@@ -165,7 +189,7 @@ mod tests {
     fn rules(policy: &Policy) -> Rules {
         let gateway_v4 = crate::GATEWAY_V4;
         let registration = Registration { workspace: "w".into(), gateway_v4, host_ports: vec![8080] };
-        Rules::new(&registration, policy.compile().unwrap())
+        Rules::new(&registration, policy.compile().unwrap(), None)
     }
 
     fn rule(policy: &Policy, destination: &str) -> String {
@@ -230,7 +254,7 @@ mod tests {
         assert_eq!(rules.may_speak(destination, &names), Ok(()));
 
         let mut changes = rules.changes();
-        rules.set(Policy::default().compile().unwrap());
+        rules.set(Policy::default().compile().unwrap(), None);
         assert!(changes.has_changed().unwrap());
         changes.mark_unchanged();
         assert!(rules.settle(destination, &names, Said::Name(&a)).is_err());

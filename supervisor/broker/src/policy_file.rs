@@ -1,4 +1,4 @@
-//! A policy on its way from a keeper to the broker: text in a sealed memory file, since a packet is bounded.
+//! A policy, and credentials, on their way from a keeper to the broker: text in a sealed memory file, since a packet is bounded.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
@@ -6,9 +6,15 @@ use std::os::fd::OwnedFd;
 
 use cordium_egress::Policy;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, memfd_create};
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use crate::inspect::{Credentials, MAX_CREDENTIALS};
 
 /// The longest policy, in bytes of JSON.
 pub const MAX_POLICY: u64 = cordium_egress::MAX_BYTES as u64;
+/// With room for the names of the two.
+const MAX_FILE: u64 = MAX_POLICY + MAX_CREDENTIALS + 64;
 const NAME: &str = "cordium-policy";
 
 #[derive(Debug, thiserror::Error)]
@@ -17,6 +23,8 @@ pub enum PolicyFileError {
     Write(io::Error),
     #[error("the policy takes {size} bytes; at most {MAX_POLICY} are sent")]
     TooLong { size: u64 },
+    #[error("the credentials take {size} bytes; at most {MAX_CREDENTIALS} are sent")]
+    CredentialsTooLong { size: u64 },
     #[error("the policy's descriptor is not a sealed memory file")]
     NotSealed,
     #[error("reading the policy: {0}")]
@@ -25,21 +33,72 @@ pub enum PolicyFileError {
     Decode(serde_json::Error),
 }
 
+/// What a workspace's flows are decided by.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Terms<'a> {
+    pub policy: &'a Policy,
+    /// Without any, no connection is looked into.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<&'a Credentials>,
+}
+
+impl<'a> From<&'a Policy> for Terms<'a> {
+    fn from(policy: &'a Policy) -> Self {
+        Self { policy, credentials: None }
+    }
+}
+
+/// [`Terms`] as they arrive.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Received {
+    pub policy: Policy,
+    pub credentials: Option<Credentials>,
+}
+
 /// Whether a broker would take this policy; why not, in words.
 pub fn check_policy(policy: &Policy) -> Result<(), String> {
     policy.compile().map_err(|error| format!("the policy is not valid: {error}"))?;
-    text(policy).map(drop).map_err(|error| error.to_string())
+    text(&policy.into()).map(drop).map_err(|error| error.to_string())
 }
 
-/// Puts a policy where nobody can change it any more.
-pub(crate) fn write(policy: &Policy) -> Result<OwnedFd, PolicyFileError> {
-    sealed(&text(policy)?).map_err(PolicyFileError::Write)
+/// Puts them where nobody can change them any more.
+pub(crate) fn write(terms: &Terms<'_>) -> Result<OwnedFd, PolicyFileError> {
+    sealed(&text(terms)?).map_err(PolicyFileError::Write)
 }
 
-fn text(policy: &Policy) -> Result<Vec<u8>, PolicyFileError> {
-    let text = serde_json::to_vec(policy).map_err(|error| PolicyFileError::Write(error.into()))?;
-    let size = text.len() as u64;
-    if size > MAX_POLICY { Err(PolicyFileError::TooLong { size }) } else { Ok(text) }
+fn text(terms: &Terms<'_>) -> Result<Zeroizing<Vec<u8>>, PolicyFileError> {
+    let failed = |error: serde_json::Error| PolicyFileError::Write(error.into());
+    let mut size = Count(0);
+    serde_json::to_writer(&mut size, terms.policy).map_err(failed)?;
+    let Count(policy) = size;
+    if policy > MAX_POLICY {
+        return Err(PolicyFileError::TooLong { size: policy });
+    }
+    serde_json::to_writer(&mut size, terms).map_err(failed)?;
+    let size = size.0 - policy;
+    if size > MAX_FILE {
+        return Err(PolicyFileError::CredentialsTooLong { size: size - policy });
+    }
+    // Room for all: a vector that grows leaves copies behind.
+    let mut text = Zeroizing::new(Vec::with_capacity(usize::try_from(size).unwrap_or_default()));
+    serde_json::to_writer(&mut *text, terms).map_err(failed)?;
+    Ok(text)
+}
+
+/// How long a text is that is not kept.
+struct Count(u64);
+
+impl Write for Count {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 fn sealed(text: &[u8]) -> io::Result<OwnedFd> {
@@ -59,19 +118,20 @@ const SEALS: SealFlags =
     SealFlags::SEAL.union(SealFlags::SHRINK).union(SealFlags::GROW).union(SealFlags::WRITE);
 
 /// Reads what [`write()`] has written. Anything else, such as a pipe that never ends, is refused unread.
-pub(crate) fn read(descriptor: OwnedFd) -> Result<Policy, PolicyFileError> {
+pub(crate) fn read(descriptor: OwnedFd) -> Result<Received, PolicyFileError> {
     let seals = fcntl_get_seals(&descriptor).map_err(|_| PolicyFileError::NotSealed)?;
     if !seals.contains(SEALS) {
         return Err(PolicyFileError::NotSealed);
     }
     let mut file = File::from(descriptor);
     let size = file.metadata().map_err(PolicyFileError::Read)?.len();
-    if size > MAX_POLICY {
+    if size > MAX_FILE {
         return Err(PolicyFileError::TooLong { size });
     }
-    let mut text = Vec::new();
+    // One byte more than there is: a vector that grows leaves copies behind.
+    let mut text = Zeroizing::new(Vec::with_capacity(usize::try_from(size).unwrap_or_default() + 1));
     file.rewind().map_err(PolicyFileError::Read)?;
-    file.take(MAX_POLICY).read_to_end(&mut text).map_err(PolicyFileError::Read)?;
+    file.take(size).read_to_end(&mut text).map_err(PolicyFileError::Read)?;
     serde_json::from_slice(&text).map_err(PolicyFileError::Decode)
 }
 
@@ -96,16 +156,39 @@ mod tests {
     #[test]
     fn a_long_policy_arrives_whole_and_cannot_be_changed_on_the_way() {
         let policy = policy(5_000);
-        let descriptor = write(&policy).unwrap();
+        let descriptor = write(&(&policy).into()).unwrap();
         let mut file = File::from(descriptor.try_clone().unwrap());
         assert!(file.write_all(b"x").is_err() && file.set_len(0).is_err());
-        assert_eq!(read(descriptor).unwrap(), policy);
+        let received = read(descriptor).unwrap();
+        assert_eq!(received.policy, policy);
+        assert!(received.credentials.is_none());
+    }
+
+    #[test]
+    fn credentials_arrive_beside_it_and_are_bounded() {
+        let mut credentials: Credentials = serde_json::from_value(serde_json::json!({
+            "authority": {"certificate": "x", "key": "eA=="},
+            "bindings": [{
+                "name": "one", "hosts": ["a.example"], "inject": {"basic": {"username": "git"}},
+                "placeholder": "placeholder-of-one", "value": "aHVudGVyMg==",
+            }],
+        }))
+        .unwrap();
+        let policy = policy(1);
+        let terms = Terms { policy: &policy, credentials: Some(&credentials) };
+        let received = read(write(&terms).unwrap()).unwrap();
+        assert!(!format!("{received:?}").contains("hunter2"));
+        let bindings = received.credentials.unwrap().bindings;
+        assert_eq!((bindings.len(), bindings[0].value.expose()), (1, &b"hunter2"[..]));
+        credentials.extra_roots = vec!["x".repeat(1 << 20); 6];
+        let terms = Terms { policy: &policy, credentials: Some(&credentials) };
+        assert!(matches!(write(&terms), Err(PolicyFileError::CredentialsTooLong { .. })));
     }
 
     #[test]
     fn one_that_is_too_long_is_not_sent_and_not_read() {
-        assert!(matches!(write(&policy(20_000)), Err(PolicyFileError::TooLong { .. })));
-        let long = sealed(&vec![b' '; MAX_POLICY as usize + 1]).unwrap();
+        assert!(matches!(write(&(&policy(20_000)).into()), Err(PolicyFileError::TooLong { .. })));
+        let long = sealed(&vec![b' '; MAX_FILE as usize + 1]).unwrap();
         assert!(matches!(read(long), Err(PolicyFileError::TooLong { .. })));
     }
 
@@ -117,7 +200,7 @@ mod tests {
         assert!(matches!(read(open), Err(PolicyFileError::NotSealed)));
         let disk = OwnedFd::from(tempfile::tempfile().unwrap());
         assert!(matches!(read(disk), Err(PolicyFileError::NotSealed)));
-        let nonsense = sealed(b"{\"defaultAction\":\"MAYBE\"}").unwrap();
+        let nonsense = sealed(b"{\"policy\":{\"defaultAction\":\"MAYBE\"}}").unwrap();
         assert!(matches!(read(nonsense), Err(PolicyFileError::Decode(_))));
     }
 }

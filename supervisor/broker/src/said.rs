@@ -14,6 +14,9 @@ use crate::peek::peek_until;
 /// For a first message that has begun.
 const WHOLE: Duration = Duration::from_secs(10);
 
+/// The record type that a ClientHello comes in.
+const HANDSHAKE: u8 = 0x16;
+
 /// What a flow is decided by, and decided by again when the policy changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Spoken {
@@ -42,6 +45,15 @@ pub(crate) async fn hear(client: &TcpStream) -> io::Result<Spoken> {
     timeout(WHOLE, whole)
         .await
         .unwrap_or(Ok(Spoken::Unnamed("the first message of the connection is not complete after 10 s")))
+}
+
+/// Whether the client begins a TLS handshake; waits for its first byte.
+pub(crate) async fn begins_tls(client: &TcpStream) -> io::Result<bool> {
+    peek_until(client, |bytes, ended| match bytes.first() {
+        None => ended.then_some(false),
+        Some(first) => Some(*first == HANDSHAKE),
+    })
+    .await
 }
 
 impl From<Heard> for Spoken {

@@ -17,6 +17,7 @@ use crate::denials::{Ring, Rings};
 use crate::dns::{Names, Upstreams};
 use crate::fdpass;
 use crate::flow::Flows;
+use crate::inspect::{Inspection, Roots};
 use crate::limiter::Limiter;
 use crate::pins::Pins;
 use crate::policy::Rules;
@@ -34,6 +35,8 @@ pub(crate) struct Shared {
     pub pipes: Arc<Pipes>,
     pub upstreams: Arc<Upstreams>,
     pub rings: Arc<Rings>,
+    /// The authorities that the node trusts.
+    pub roots: Roots,
     /// Most flows that one workspace may have open.
     pub flow_limit: usize,
 }
@@ -100,7 +103,7 @@ async fn accept(listener: &AsyncFd<OwnedFd>) -> io::Result<AsyncFd<OwnedFd>> {
 }
 
 async fn serve_keeper(connection: AsyncFd<OwnedFd>, shared: &Shared) {
-    let (registration, policy, sockets) = match handshake(&connection).await {
+    let (registration, (policy, inspection), sockets) = match handshake(&connection, &shared.roots).await {
         Ok(registered) => registered,
         Err(error) => {
             warn!(%error, "registration refused");
@@ -111,24 +114,24 @@ async fn serve_keeper(connection: AsyncFd<OwnedFd>, shared: &Shared) {
     };
     let workspace = registration.workspace.clone();
     info!(workspace, host_ports = ?registration.host_ports, "workspace registered");
-    let rules = Arc::new(Rules::new(&registration, policy));
+    let rules = Arc::new(Rules::new(&registration, policy, inspection));
     let ring = shared.rings.open(&workspace);
     let mut tasks = start(registration.workspace, Arc::clone(&rules), Arc::clone(&ring), sockets, shared);
-    updates(&connection, &workspace, &rules).await;
+    updates(&connection, &workspace, &rules, &shared.roots).await;
     tasks.shutdown().await;
     shared.rings.close(&ring);
     info!(workspace, "workspace unregistered");
 }
 
-/// Takes new policies until the connection ends. One that is not understood is answered so, and the old one holds.
-async fn updates(connection: &AsyncFd<OwnedFd>, workspace: &str, rules: &Rules) {
+/// Takes new policies and credentials until the connection ends. One that is not understood is answered so, and the old one holds.
+async fn updates(connection: &AsyncFd<OwnedFd>, workspace: &str, rules: &Rules, roots: &Roots) {
     while let Ok((message, descriptors)) = receive(connection).await {
         if message.is_empty() {
             return;
         }
-        let reply = match update(&message, descriptors) {
-            Ok(policy) => {
-                rules.set(policy);
+        let reply = match update(&message, descriptors, roots) {
+            Ok((policy, inspection)) => {
+                rules.set(policy, inspection);
                 info!(workspace, "policy changed");
                 Reply::Ok
             }
@@ -143,23 +146,33 @@ async fn updates(connection: &AsyncFd<OwnedFd>, workspace: &str, rules: &Rules) 
     }
 }
 
-fn update(message: &[u8], descriptors: Vec<OwnedFd>) -> Result<Compiled, String> {
+/// A policy, and credentials if there are any, ready for decisions.
+type Ready = (Compiled, Option<Inspection>);
+
+fn update(message: &[u8], descriptors: Vec<OwnedFd>, roots: &Roots) -> Result<Ready, String> {
     let Update::SetPolicy =
         serde_json::from_slice(message).map_err(|error| format!("the message is not understood: {error}"))?;
     let count = descriptors.len();
     let [file] = <[OwnedFd; 1]>::try_from(descriptors)
         .map_err(|_| format!("{count} descriptors came; the policy's is needed"))?;
-    compile(file)
+    compile(file, roots)
 }
 
-fn compile(file: OwnedFd) -> Result<Compiled, String> {
-    let policy = policy_file::read(file).map_err(|error| error.to_string())?;
-    policy.compile().map_err(|error| format!("the policy is not valid: {error}"))
+fn compile(file: OwnedFd, roots: &Roots) -> Result<Ready, String> {
+    let received = policy_file::read(file).map_err(|error| error.to_string())?;
+    let policy = received.policy.compile().map_err(|error| format!("the policy is not valid: {error}"))?;
+    let inspection = received
+        .credentials
+        .map(|credentials| Inspection::new(credentials, roots))
+        .transpose()
+        .map_err(|error| format!("the credentials are not valid: {error}"))?;
+    Ok((policy, inspection))
 }
 
 async fn handshake(
     connection: &AsyncFd<OwnedFd>,
-) -> Result<(Registration, Compiled, Sockets), HandshakeError> {
+    roots: &Roots,
+) -> Result<(Registration, Ready, Sockets), HandshakeError> {
     let peer =
         sockopt::socket_peercred(connection).map_err(|error| HandshakeError::Credentials(error.into()))?;
     if peer.uid != rustix::process::geteuid() {
@@ -174,7 +187,7 @@ async fn handshake(
     let [tcp, udp_dns, tcp_dns, file] = <[OwnedFd; DESCRIPTORS]>::try_from(descriptors).map_err(|_| {
         HandshakeError::Invalid(format!("{count} descriptors came; {DESCRIPTORS} are needed"))
     })?;
-    let policy = compile(file).map_err(HandshakeError::Invalid)?;
+    let ready = compile(file, roots).map_err(HandshakeError::Invalid)?;
     let failed = |socket| move |source| HandshakeError::Socket { socket, source };
     let sockets = Sockets {
         tcp: listener(tcp).map_err(failed("tcp"))?,
@@ -182,7 +195,7 @@ async fn handshake(
         tcp_dns: listener(tcp_dns).map_err(failed("tcp dns"))?,
     };
     answer(connection, &Reply::Ok).map_err(HandshakeError::Answer)?;
-    Ok((registration, policy, sockets))
+    Ok((registration, ready, sockets))
 }
 
 fn start(

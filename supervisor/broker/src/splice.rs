@@ -70,7 +70,8 @@ impl Activity {
         self.moved.load(Ordering::Relaxed)
     }
 
-    fn touch(&self) {
+    /// Something moved just now.
+    pub(crate) fn touch(&self) {
         let millis = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.last_millis.store(millis, Ordering::Relaxed);
     }

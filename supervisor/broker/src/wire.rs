@@ -5,11 +5,11 @@ use std::net::Ipv4Addr;
 use serde::{Deserialize, Serialize};
 
 /// Version of the registration message. A broker that outlived an upgrade refuses what it does not know.
-pub const PROTOCOL_VERSION: u32 = 2;
+pub const PROTOCOL_VERSION: u32 = 3;
 
 /// Longest message in either direction.
 pub(crate) const MAX_MESSAGE: usize = 64 * 1024;
-/// TCP listener, DNS over UDP, DNS over TCP, the policy's memory file: in this order.
+/// TCP listener, DNS over UDP, DNS over TCP, the memory file of policy and credentials: in this order.
 pub(crate) const DESCRIPTORS: usize = 4;
 const MAX_NAME: usize = 128;
 const MAX_HOST_PORTS: usize = 256;
@@ -36,7 +36,7 @@ pub(crate) struct Hello {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) enum Update {
-    /// The policy in the memory file that comes along replaces the one that holds.
+    /// The policy and credentials in the memory file that comes along replace those that hold.
     SetPolicy,
 }
 
@@ -116,7 +116,7 @@ mod tests {
     #[test]
     fn another_version_is_refused_by_name_even_if_its_fields_are_unknown() {
         let error = Hello::parse(br#"{"version":99,"somethingNew":true}"#).unwrap_err();
-        assert!(error.contains("version 99") && error.contains('2'), "{error}");
+        assert!(error.contains("version 99") && error.contains('3'), "{error}");
     }
 
     #[test]
@@ -125,10 +125,10 @@ mod tests {
             "",
             "[]",
             "{}",
-            r#"{"version":2}"#,
-            r#"{"version":2,"registration":{"workspace":"a","gatewayV4":"100.127.255.253","x":1}}"#,
-            r#"{"version":2,"registration":{"workspace":"a","gatewayV4":"nonsense"}}"#,
-            r#"{"version":1,"registration":{"workspace":"a","gatewayV4":"100.127.255.253"}}"#,
+            r#"{"version":3}"#,
+            r#"{"version":3,"registration":{"workspace":"a","gatewayV4":"100.127.255.253","x":1}}"#,
+            r#"{"version":3,"registration":{"workspace":"a","gatewayV4":"nonsense"}}"#,
+            r#"{"version":2,"registration":{"workspace":"a","gatewayV4":"100.127.255.253"}}"#,
         ] {
             assert!(Hello::parse(text.as_bytes()).is_err(), "{text}");
         }

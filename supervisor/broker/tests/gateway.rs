@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod egress;
+mod inspect;
 mod support;
 
 use std::io::{ErrorKind, Read, Write};

@@ -75,7 +75,8 @@ async fn answer(client: &mut TcpStream, denial: &Denial) -> io::Result<()> {
     }
 }
 
-fn forbidden(denial: &Denial) -> Vec<u8> {
+/// What a client of HTTP is told.
+pub(crate) fn body(denial: &Denial) -> Vec<u8> {
     let body = Body {
         error: "egress denied",
         host: denial.names.first().map(String::as_str),
@@ -88,6 +89,11 @@ fn forbidden(denial: &Denial) -> Vec<u8> {
     // Plain strings and numbers always serialize.
     let mut body = serde_json::to_vec(&body).unwrap_or_default();
     body.push(b'\n');
+    body
+}
+
+fn forbidden(denial: &Denial) -> Vec<u8> {
+    let body = body(denial);
     let head = format!(
         "HTTP/1.1 403 Forbidden\r\nContent-Type: application/json\r\nContent-Length: {}\r\nCache-Control: no-store\r\n\
          Connection: close\r\n\r\n",

@@ -10,7 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use cordium_egress::Host;
 use serde::{Deserialize, Serialize};
 
-pub(crate) use answer::refuse;
+pub(crate) use answer::{body, refuse};
 pub(crate) use ring::{Ring, Rings};
 pub(crate) use socket::{bind, serve};
 pub use watch::{Denials, WatchError, watch};

@@ -4,7 +4,7 @@
 mod http;
 mod live;
 mod names;
-mod servers;
+pub mod servers;
 mod tls;
 
 use cordium_egress::{Action, DefaultAction, Policy, Rule};
@@ -16,7 +16,7 @@ fn rule(action: Action, hosts: &str, cidrs: &str, ports: &[u16]) -> Rule {
 }
 
 /// DENY but for these hosts.
-fn hosts(hosts: &str) -> Policy {
+pub fn hosts(hosts: &str) -> Policy {
     policy(DefaultAction::Deny, vec![rule(Action::Allow, hosts, "", &[])])
 }
 

@@ -3,6 +3,7 @@
 //! Each test runs again as a process of its own in fresh user (if need be), pid, mount and network namespaces, so that
 //! nothing of the machine is touched and nothing is left behind.
 
+use std::fs::OpenOptions;
 use std::io::Write;
 use std::net::{TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
@@ -12,8 +13,8 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use cordium_broker::{
-    BrokerOpts, DNS_PORT, GATEWAY_V4, PREFIX, Registered, Registration, SANDBOX_V4, TCP_PORT, broker_main,
-    nft_ruleset, register,
+    BrokerOpts, Credentials, DNS_PORT, GATEWAY_V4, PREFIX, Registered, Registration, SANDBOX_V4, TCP_PORT,
+    Terms, broker_main, nft_ruleset, register,
 };
 use cordium_egress::Policy;
 
@@ -156,8 +157,22 @@ impl World {
         self.folder.path().join("broker.sock")
     }
 
+    /// All that brokers have logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(log(&self.socket())).unwrap()
+    }
+
     /// What the keeper does.
     pub fn register(&self, policy: Policy, host_ports: Vec<u16>) -> Registered {
+        self.register_with(policy, None, host_ports)
+    }
+
+    pub fn register_with(
+        &self,
+        policy: Policy,
+        credentials: Option<Credentials>,
+        host_ports: Vec<u16>,
+    ) -> Registered {
         let socket = self.socket();
         self.gateway.run(move || {
             let tcp: OwnedFd = bound(|| TcpListener::bind(("0.0.0.0", TCP_PORT))).into();
@@ -166,7 +181,8 @@ impl World {
             let tcp_dns = bound(|| TcpListener::bind(("0.0.0.0", DNS_PORT))).into();
             let workspace = "ws-test".to_owned();
             let registration = Registration { workspace, gateway_v4: GATEWAY_V4, host_ports };
-            register(&socket, &registration, &policy, tcp, udp, tcp_dns).unwrap()
+            let terms = Terms { policy: &policy, credentials: credentials.as_ref() };
+            register(&socket, &registration, terms, tcp, udp, tcp_dns).unwrap()
         })
     }
 }
@@ -186,7 +202,11 @@ fn bound<T>(bind: impl Fn() -> std::io::Result<T>) -> T {
 }
 
 /// The real broker, as a process of its own.
-pub struct Broker(Child);
+pub struct Broker(Child, PathBuf);
+
+fn log(socket: &Path) -> PathBuf {
+    socket.with_file_name("broker.log")
+}
 
 impl Broker {
     pub fn start(socket: &Path) -> Self {
@@ -195,6 +215,7 @@ impl Broker {
             // One test thread is the main thread: the broker confines the thread that it starts on.
             .args(["broker_process", "--exact", "--nocapture", "--test-threads=1"])
             .env("CORDIUM_BROKER_SOCKET", socket)
+            .stderr(OpenOptions::new().create(true).append(true).open(log(socket)).unwrap())
             .spawn()
             .unwrap();
         let start = Instant::now();
@@ -202,7 +223,7 @@ impl Broker {
             assert!(start.elapsed() < Duration::from_secs(20), "the broker does not come up");
             std::thread::sleep(Duration::from_millis(10));
         }
-        Self(child)
+        Self(child, log(socket))
     }
 
     pub fn pid(&self) -> u32 {
@@ -221,6 +242,9 @@ impl Drop for Broker {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
+        if std::thread::panicking() {
+            eprintln!("{}", std::fs::read_to_string(&self.1).unwrap_or_default());
+        }
     }
 }
 

@@ -1,0 +1,277 @@
+//! What a keeper says about a workspace's credentials: data, and the bounds that hold on both sides of the socket.
+
+use std::collections::BTreeSet;
+
+use cordium_egress::Host;
+use serde::{Deserialize, Serialize};
+
+use super::inspection::Inspection;
+use super::path;
+use super::roots::Roots;
+use super::secret::Secret;
+
+/// Bindings of one workspace.
+pub const MAX_BINDINGS: usize = 64;
+/// Hosts, methods or paths of one binding.
+const MAX_ENTRIES: usize = 32;
+const MAX_NAME: usize = 63;
+const MAX_PATH: usize = 1024;
+/// Shorter ones could stand in a request by chance.
+const MIN_PLACEHOLDER: usize = 16;
+const MAX_PLACEHOLDER: usize = 4096;
+const MAX_VALUE: usize = 16 * 1024;
+const MAX_ROOTS: usize = 32;
+const MAX_PEM: usize = 16 * 1024;
+/// Written as JSON.
+pub(crate) const MAX_CREDENTIALS: u64 = 4 << 20;
+
+/// The credentials that are put on a workspace's requests, and the authority that the workspace trusts for their hosts.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Credentials {
+    pub authority: Authority,
+    /// Certificates (PEM) of authorities that servers of bound hosts may have beside those of the node.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub extra_roots: Vec<String>,
+    pub bindings: Vec<Binding>,
+}
+
+/// A workspace's own certificate authority, as PEM.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Authority {
+    pub certificate: String,
+    pub key: Secret,
+}
+
+/// One credential and the requests that it is for. The dimensions are ANDed, the entries of one ORed; no methods or no paths
+/// means any.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Binding {
+    /// Shown in denials.
+    pub name: String,
+    /// Exact names.
+    pub hosts: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub methods: Vec<String>,
+    /// Beginnings of paths, by whole segments.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub paths: Vec<String>,
+    pub inject: Inject,
+    /// What the workspace has in place of the value.
+    pub placeholder: String,
+    pub value: Secret,
+}
+
+/// Where the value goes if the request has the placeholder nowhere.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub enum Inject {
+    /// `NAME: PREFIXVALUE`.
+    Header {
+        name: String,
+        #[serde(default)]
+        prefix: String,
+    },
+    /// `Authorization: Basic`, the value being the password.
+    Basic { username: String },
+    /// `?NAME=VALUE`.
+    Query { name: String },
+}
+
+/// Where credentials are wrong. Never has a value in it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{path}: {problem}")]
+pub struct CredentialsError {
+    /// Such as `bindings[3].hosts[0]`.
+    pub path: String,
+    pub problem: String,
+}
+
+impl CredentialsError {
+    pub(super) fn new(path: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self { path: path.into(), problem: problem.into() }
+    }
+}
+
+impl Credentials {
+    /// Whether a broker would take these; where they are wrong.
+    pub fn check(&self) -> Result<(), CredentialsError> {
+        Inspection::new(self.clone(), &Roots::none()).map(drop)
+    }
+
+    /// Everything but the certificates.
+    pub(super) fn check_texts(&self) -> Result<(), CredentialsError> {
+        bound("bindings", self.bindings.len(), 1, MAX_BINDINGS)?;
+        bound("extraRoots", self.extra_roots.len(), 0, MAX_ROOTS)?;
+        bound("authority.certificate", self.authority.certificate.len(), 1, MAX_PEM)?;
+        bound("authority.key", self.authority.key.expose().len(), 1, MAX_PEM)?;
+        for (index, root) in self.extra_roots.iter().enumerate() {
+            bound(&format!("extraRoots[{index}]"), root.len(), 1, MAX_PEM)?;
+        }
+        let mut names = BTreeSet::new();
+        for (index, binding) in self.bindings.iter().enumerate() {
+            let path = format!("bindings[{index}]");
+            binding.check(&path)?;
+            if !names.insert(&binding.name) {
+                return Err(CredentialsError::new(format!("{path}.name"), "another binding has this name"));
+            }
+        }
+        self.check_placeholders()
+    }
+
+    /// Each must be told from the others, and no value may bring another's along.
+    fn check_placeholders(&self) -> Result<(), CredentialsError> {
+        for (index, binding) in self.bindings.iter().enumerate() {
+            let path = |field: &str| format!("bindings[{index}].{field}");
+            for (other_index, other) in self.bindings.iter().enumerate() {
+                if index != other_index && binding.placeholder.contains(&other.placeholder) {
+                    let problem = format!("the placeholder of {} stands in it", other.name);
+                    return Err(CredentialsError::new(path("placeholder"), problem));
+                }
+                if super::replace::contains(binding.value.expose(), other.placeholder.as_bytes()) {
+                    let problem = format!("the placeholder of {} stands in it", other.name);
+                    return Err(CredentialsError::new(path("value"), problem));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Binding {
+    fn check(&self, at: &str) -> Result<(), CredentialsError> {
+        let wrong = |field: &str, problem: &str| Err(CredentialsError::new(format!("{at}.{field}"), problem));
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+        if !(1..=MAX_NAME).contains(&self.name.len()) || !self.name.bytes().all(plain) {
+            return wrong("name", "not 1 to 63 letters, digits, '-', '_' and '.'");
+        }
+        bound(&format!("{at}.hosts"), self.hosts.len(), 1, MAX_ENTRIES)?;
+        bound(&format!("{at}.methods"), self.methods.len(), 0, MAX_ENTRIES)?;
+        bound(&format!("{at}.paths"), self.paths.len(), 0, MAX_ENTRIES)?;
+        for (index, host) in self.hosts.iter().enumerate() {
+            if let Err(error) = Host::parse(host) {
+                return wrong(&format!("hosts[{index}]"), &error.to_string());
+            }
+        }
+        for (index, method) in self.methods.iter().enumerate() {
+            if !(1..=MAX_NAME).contains(&method.len())
+                || !method.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'-')
+            {
+                return wrong(&format!("methods[{index}]"), "not a method in capital letters");
+            }
+        }
+        for (index, prefix) in self.paths.iter().enumerate() {
+            bound(&format!("{at}.paths[{index}]"), prefix.len(), 1, MAX_PATH)?;
+            match path::normalise(prefix) {
+                Ok(normal) if normal == *prefix => {}
+                Ok(_) => return wrong(&format!("paths[{index}]"), "has letters that need no percent sign"),
+                Err(problem) => return wrong(&format!("paths[{index}]"), problem),
+            }
+        }
+        let placeholder = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~+/=".contains(&byte);
+        bound(&format!("{at}.placeholder"), self.placeholder.len(), MIN_PLACEHOLDER, MAX_PLACEHOLDER)?;
+        if !self.placeholder.bytes().all(placeholder) {
+            return wrong("placeholder", "has other characters than letters, digits and '-_.~+/='");
+        }
+        bound(&format!("{at}.value"), self.value.expose().len(), 1, MAX_VALUE)?;
+        if !self.value.expose().iter().all(|byte| (0x20..=0x7e).contains(byte)) {
+            return wrong("value", "has characters that a header cannot have");
+        }
+        self.inject.check().or_else(|problem| wrong("inject", problem))
+    }
+}
+
+/// Headers that say where a request goes and where it ends.
+const FRAMING: [&str; 10] = [
+    "connection",
+    "content-length",
+    "expect",
+    "host",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
+impl Inject {
+    fn check(&self) -> Result<(), &'static str> {
+        let text =
+            |text: &str| text.len() <= MAX_PATH && text.bytes().all(|byte| (0x20..=0x7e).contains(&byte));
+        match self {
+            Self::Header { name, prefix } => {
+                let parsed =
+                    http::HeaderName::from_bytes(name.as_bytes()).map_err(|_| "the header's name is none")?;
+                if FRAMING.contains(&parsed.as_str()) {
+                    return Err("that header is not a credential's");
+                }
+                if text(prefix) { Ok(()) } else { Err("the prefix has characters that a header cannot have") }
+            }
+            Self::Basic { username } if !text(username) || username.contains(':') => {
+                Err("the user name is longer than 1,024 characters or has other ones than a header, or ':'")
+            }
+            Self::Query { name } if name.is_empty() || !text(name) => Err("the parameter's name is none"),
+            Self::Basic { .. } | Self::Query { .. } => Ok(()),
+        }
+    }
+}
+
+fn bound(path: &str, count: usize, least: usize, most: usize) -> Result<(), CredentialsError> {
+    if (least..=most).contains(&count) {
+        return Ok(());
+    }
+    Err(CredentialsError::new(path, format!("has a length of {count}; allowed: {least} to {most}")))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::super::testing::{binding, credentials};
+    use super::*;
+
+    fn wrong(spoil: impl Fn(&mut Binding)) -> String {
+        let mut spoiled = binding("one", "a.example");
+        spoil(&mut spoiled);
+        credentials(vec![binding("two", "b.example"), spoiled]).check_texts().unwrap_err().path
+    }
+
+    #[test]
+    fn bounds_are_kept_and_the_place_is_told() {
+        assert_eq!(
+            credentials(vec![binding("one", "a.example"), binding("two", "a.example")]).check(),
+            Ok(())
+        );
+        assert_eq!(credentials(vec![]).check_texts().unwrap_err().path, "bindings");
+        assert_eq!(wrong(|b| b.name = "a b".into()), "bindings[1].name");
+        assert_eq!(wrong(|b| b.name = "two".into()), "bindings[1].name");
+        assert_eq!(wrong(|b| b.hosts.clear()), "bindings[1].hosts");
+        assert_eq!(wrong(|b| b.hosts = vec!["*.example".into()]), "bindings[1].hosts[0]");
+        assert_eq!(wrong(|b| b.hosts = vec!["127.0.0.1".into()]), "bindings[1].hosts[0]");
+        assert_eq!(wrong(|b| b.methods = vec!["get".into()]), "bindings[1].methods[0]");
+        for path in ["", "x", "/a/../b", "/a//b", "/%41"] {
+            assert_eq!(wrong(|b| b.paths = vec![path.into()]), "bindings[1].paths[0]", "{path}");
+        }
+        assert_eq!(wrong(|b| b.placeholder = "short".into()), "bindings[1].placeholder");
+        assert_eq!(wrong(|b| b.placeholder = "x".repeat(20) + "%"), "bindings[1].placeholder");
+        assert_eq!(
+            wrong(|b| b.placeholder = binding("two", "x").placeholder + "x"),
+            "bindings[1].placeholder"
+        );
+        for value in [&b""[..], b"a\r\nX: y", b"a\0", b"\xff", &[b'x'; MAX_VALUE + 1]] {
+            assert_eq!(wrong(|b| b.value = Secret::new(value.to_vec())), "bindings[1].value");
+        }
+        let own = |b: &mut Binding| b.value = Secret::new(b.placeholder.clone().into_bytes());
+        assert_eq!(wrong(own), "bindings[1].value", "the placeholder itself");
+        for (name, prefix) in
+            [("Host", ""), ("Transfer-Encoding", ""), ("a b", ""), ("", ""), ("X-Key", "a\nb")]
+        {
+            let inject = Inject::Header { name: name.into(), prefix: prefix.into() };
+            assert_eq!(wrong(|b| b.inject = inject.clone()), "bindings[1].inject", "{name}");
+        }
+        assert_eq!(wrong(|b| b.inject = Inject::Basic { username: "a:b".into() }), "bindings[1].inject");
+        assert_eq!(wrong(|b| b.inject = Inject::Query { name: String::new() }), "bindings[1].inject");
+    }
+}

@@ -1,0 +1,42 @@
+//! Puts a workspace's credentials on its requests, so that they are never inside it.
+//!
+//! A TLS connection to a host that a credential is bound to ends here, with a certificate of the workspace's own authority. Each
+//! request is checked, has its placeholder replaced, and goes on to the server over TLS whose certificate is verified. All other
+//! connections pass untouched.
+
+mod answer;
+mod authority;
+mod credentials;
+mod hop;
+mod inspection;
+mod path;
+mod replace;
+mod request;
+mod roots;
+mod secret;
+mod serve;
+mod target;
+#[cfg(test)]
+mod testing;
+mod tls;
+mod upstream;
+
+use std::sync::Arc;
+
+use rustls::crypto::CryptoProvider;
+
+pub use authority::AuthorityError;
+pub(crate) use credentials::MAX_CREDENTIALS;
+pub use credentials::{Authority, Binding, Credentials, CredentialsError, Inject, MAX_BINDINGS};
+pub(crate) use inspection::Inspection;
+pub(crate) use roots::Roots;
+pub use secret::Secret;
+pub(crate) use serve::{Place, serve};
+
+/// The most that the head of a request or an answer may take.
+const MAX_HEAD: usize = 64 * 1024;
+const MAX_HEADERS: usize = 256;
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}

@@ -1,0 +1,181 @@
+//! What becomes of a request's head: the value in place of its placeholder, or a refusal. Pure.
+
+use cordium_egress::Host;
+use http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
+use http::request::Parts;
+use http::uri::{PathAndQuery, Uri};
+use zeroize::Zeroizing;
+
+use super::inspection::{Bound, Inspection, Slot};
+use super::replace::{self, as_basic, escape, in_header, in_query, is_in_header, is_in_query, unescape};
+use super::{MAX_HEAD, path, target};
+use crate::denials::Why;
+
+impl Inspection {
+    /// Puts the credentials of `host` on a request, or says why it must not go on.
+    pub(super) fn apply(&self, host: &Host, port: u16, parts: &mut Parts) -> Result<(), Why> {
+        let refuse = |rule: &str, reason, next| Err(Why { rule: rule.to_owned(), reason, next });
+        if size(parts) > MAX_HEAD {
+            return refuse("request", "the head of the request is longer than 64 KiB", "send less");
+        }
+        if let Err(reason) = target::check(parts, host, port) {
+            return refuse("request", reason, "send one Host, the one that the connection was opened for");
+        }
+        let matching = match self.matching(host, parts) {
+            Ok(matching) => matching,
+            Err((rule, reason)) => {
+                return refuse(
+                    &rule,
+                    reason,
+                    "send the path in its plain form, or bind the credential without paths",
+                );
+            }
+        };
+        let is_matching = |bound: &Bound| matching.iter().any(|other| std::ptr::eq(*other, bound));
+        for bound in &self.bindings {
+            let rule = || format!("credential {}", bound.name);
+            if !is_matching(bound) && stands_in(parts, &bound.placeholder) {
+                let reason = "the request carries the placeholder of a credential that is not bound to it";
+                return refuse(
+                    &rule(),
+                    reason,
+                    "send it to the hosts, methods and paths of the binding only",
+                );
+            }
+            if is_in_path(parts, &bound.placeholder) {
+                let reason = "the placeholder stands in the path, where it is not replaced";
+                return refuse(&rule(), reason, "send the credential in a header or in the query");
+            }
+        }
+        if matching.is_empty() {
+            let rule = self.of(host).next().map_or("credential", |bound| bound.name.as_str());
+            let reason = "credentials are bound to this host, and none to this method and path";
+            return refuse(
+                &format!("credential {rule}"),
+                reason,
+                "add the method and path to a binding of this host",
+            );
+        }
+        for bound in matching {
+            if bound.put(parts).is_err() {
+                let reason = "the request with the credential in it is malformed";
+                return refuse(
+                    &format!("credential {}", bound.name),
+                    reason,
+                    "check the value of the credential",
+                );
+            }
+        }
+        if size(parts) > MAX_HEAD {
+            return refuse("request", "the head of the request is longer than 64 KiB", "send less");
+        }
+        Ok(())
+    }
+
+    /// The bindings that a request is for. A path that has no plain form is refused where a binding goes by paths.
+    fn matching(&self, host: &Host, parts: &Parts) -> Result<Vec<&Bound>, (String, &'static str)> {
+        let mut matching = Vec::new();
+        for bound in self.of(host) {
+            let below = if bound.paths.is_empty() {
+                true
+            } else {
+                let normal = path::normalise(parts.uri.path())
+                    .map_err(|reason| (format!("credential {}", bound.name), reason))?;
+                bound.paths.iter().any(|prefix| path::is_below(&normal, prefix))
+            };
+            if below && (bound.methods.is_empty() || bound.methods.contains(&parts.method)) {
+                matching.push(bound);
+            }
+        }
+        Ok(matching)
+    }
+}
+
+fn size(parts: &Parts) -> usize {
+    let headers: usize =
+        parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    headers + parts.uri.path().len() + parts.uri.query().map_or(0, str::len)
+}
+
+fn stands_in(parts: &Parts, placeholder: &str) -> bool {
+    let placeholder = placeholder.as_bytes();
+    parts.headers.values().any(|value| is_in_header(value.as_bytes(), placeholder))
+        || parts.uri.query().is_some_and(|query| is_in_query(query, placeholder))
+}
+
+fn is_in_path(parts: &Parts, placeholder: &str) -> bool {
+    let path = parts.uri.path();
+    [path.as_bytes(), &unescape(path)].iter().any(|path| replace::contains(path, placeholder.as_bytes()))
+}
+
+/// The value does not fit where it should go.
+#[derive(Debug)]
+struct Malformed;
+
+impl Bound {
+    /// Replaces the placeholder; where there is none, sets what the binding says.
+    fn put(&self, parts: &mut Parts) -> Result<(), Malformed> {
+        let (placeholder, value) = (self.placeholder.as_bytes(), self.value.expose());
+        let mut found = false;
+        for text in parts.headers.values_mut() {
+            if let Some(made) = in_header(text.as_bytes(), placeholder, value) {
+                *text = sensitive(&made)?;
+                found = true;
+            }
+        }
+        if let Some(made) = parts.uri.query().and_then(|query| in_query(query, placeholder, value)) {
+            set_query(&mut parts.uri, &made)?;
+            found = true;
+        }
+        if found { Ok(()) } else { self.set(parts) }
+    }
+
+    fn set(&self, parts: &mut Parts) -> Result<(), Malformed> {
+        let value = self.value.expose();
+        let joined = |front: &[u8]| Zeroizing::new([front, value].concat());
+        match &self.inject {
+            Slot::Header { name, prefix } => set_header(&mut parts.headers, name, &joined(prefix.as_bytes())),
+            Slot::Basic { username } => {
+                let text = as_basic(&joined(format!("{username}:").as_bytes()));
+                set_header(&mut parts.headers, &AUTHORIZATION, &text)
+            }
+            Slot::Query { name } => {
+                let query = parts.uri.query().unwrap_or_default();
+                let name = escape(name.as_bytes());
+                let is_name =
+                    |piece: &str| *unescape(piece.split('=').next().unwrap_or_default()) == *unescape(&name);
+                if query.split('&').any(is_name) {
+                    return Ok(());
+                }
+                let joint = if query.is_empty() { "" } else { "&" };
+                let made = Zeroizing::new(format!("{query}{joint}{}={}", *name, *escape(value)));
+                set_query(&mut parts.uri, &made)
+            }
+        }
+    }
+}
+
+fn set_header(headers: &mut HeaderMap, name: &http::HeaderName, text: &[u8]) -> Result<(), Malformed> {
+    if !headers.contains_key(name) {
+        headers.insert(name, sensitive(text)?);
+    }
+    Ok(())
+}
+
+/// Not printed, and not kept in the tables of HTTP/2.
+fn sensitive(text: &[u8]) -> Result<HeaderValue, Malformed> {
+    let mut value = HeaderValue::from_bytes(text).map_err(|_| Malformed)?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+fn set_query(uri: &mut Uri, query: &str) -> Result<(), Malformed> {
+    let text = Zeroizing::new(format!("{}?{query}", uri.path()));
+    let mut pieces = std::mem::take(uri).into_parts();
+    pieces.path_and_query = Some(PathAndQuery::try_from(text.as_str()).map_err(|_| Malformed)?);
+    *uri = Uri::from_parts(pieces).map_err(|_| Malformed)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;
