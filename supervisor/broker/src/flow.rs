@@ -9,6 +9,7 @@ use cordium_egress::Host;
 use rustix::net::sockopt;
 use tokio::io::Interest;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
@@ -24,6 +25,8 @@ use crate::splice::{Activity, Pipes, copy};
 
 /// Open flows of one workspace, where the limit of descriptors leaves room.
 const MAX_FLOWS: usize = 10_000;
+/// Inspected flows of one workspace: HTTP and TLS take memory, a few MiB of each at worst.
+pub(crate) const MAX_INSPECTED: usize = 128;
 const DIAL: Duration = Duration::from_secs(15);
 /// RFC 5382 asks a translator to keep an idle connection for two hours and four minutes.
 const IDLE: Duration = Duration::from_secs(2 * 3600 + 240);
@@ -41,6 +44,8 @@ pub(crate) struct Flows {
     pub log: Limiter,
     /// Most flows open at once.
     pub limit: usize,
+    /// Those that may be inspected at once.
+    pub inspected: Semaphore,
 }
 
 /// What a flow holds at most: two connections, and a pipe in each direction while the other side does not take its bytes.
@@ -140,7 +145,7 @@ impl Flows {
         }
     }
 
-    /// Passes on the requests of a flow to a host with credentials; why, if a new policy ends it.
+    /// Passes on the requests of a flow to a host with credentials; why, if it is refused or a new policy ends it.
     async fn inspect(
         &self,
         flow: &Flow<'_>,
@@ -149,6 +154,13 @@ impl Flows {
         (client, upstream): (End, End),
         changes: &mut Changes,
     ) -> Option<Why> {
+        let Ok(_permit) = self.inspected.try_acquire() else {
+            return Some(why(
+                "max-inspected",
+                "too many connections to hosts with credentials are open",
+                "close some",
+            ));
+        };
         let activity = Arc::new(Activity::new());
         let (client, upstream) = (client.noting(&activity), upstream.noting(&activity));
         let place = inspect::Place {

@@ -9,6 +9,7 @@ use cordium_egress::Compiled;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, accept_with, sockopt};
 use tokio::io::unix::AsyncFd;
 use tokio::net::{TcpListener, UdpSocket};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::{info, warn};
@@ -16,7 +17,7 @@ use tracing::{info, warn};
 use crate::denials::{Ring, Rings};
 use crate::dns::{Names, Upstreams};
 use crate::fdpass;
-use crate::flow::Flows;
+use crate::flow::{Flows, MAX_INSPECTED};
 use crate::inspect::{Inspection, Roots};
 use crate::limiter::Limiter;
 use crate::pins::Pins;
@@ -221,6 +222,7 @@ fn start(
         pipes: Arc::clone(&shared.pipes),
         log: Limiter::new(),
         limit: shared.flow_limit,
+        inspected: Semaphore::new(MAX_INSPECTED),
     });
     let mut tasks = JoinSet::new();
     tasks.spawn(flows.serve(sockets.tcp));

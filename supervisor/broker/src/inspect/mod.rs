@@ -36,6 +36,10 @@ pub(crate) use serve::{Place, serve};
 /// The most that the head of a request or an answer may take.
 const MAX_HEAD: usize = 64 * 1024;
 const MAX_HEADERS: usize = 256;
+/// What a connection of HTTP/2 keeps of bodies that are on their way: of each stream towards its reader, and of all from their
+/// sender.
+const SEND_BUFFER: usize = 32 * 1024;
+const WINDOW: u32 = 1 << 20;
 
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())

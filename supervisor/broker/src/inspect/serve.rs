@@ -22,14 +22,14 @@ use super::answer::{Body, denied, drain};
 use super::inspection::Inspection;
 use super::tls::{self, Speaks, TlsError};
 use super::upstream::{self, Driver, Unsent, Upstream};
-use super::{MAX_HEAD, MAX_HEADERS, hop};
+use super::{MAX_HEAD, MAX_HEADERS, SEND_BUFFER, WINDOW, hop};
 use crate::denials::{Denial, Protocol, Ring, What, Why};
 use crate::end::End;
 use crate::policy::Rules;
 
 /// For the head of a request.
 const HEAD: Duration = Duration::from_secs(30);
-const MAX_STREAMS: u32 = 128;
+const MAX_STREAMS: u32 = 64;
 
 /// Which connection it is, and who decides about its requests.
 pub(crate) struct Place {
@@ -163,7 +163,10 @@ impl Connection {
         builder
             .timer(TokioTimer::new())
             .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX))
-            .max_concurrent_streams(MAX_STREAMS);
+            .max_concurrent_streams(MAX_STREAMS)
+            .max_send_buf_size(SEND_BUFFER)
+            .initial_stream_window_size(WINDOW)
+            .initial_connection_window_size(WINDOW);
         let mut server = pin!(builder.serve_connection(TokioIo::new(client), service));
         let mut silent = pin!(tokio::time::timeout(HEAD, begun.begun.notified()));
         let (mut driven, mut waits) = (true, true);

@@ -11,7 +11,7 @@ use tokio::sync::Mutex;
 use tokio_rustls::client::TlsStream;
 
 use super::tls::Speaks;
-use super::{MAX_HEAD, MAX_HEADERS};
+use super::{MAX_HEAD, MAX_HEADERS, SEND_BUFFER, WINDOW};
 use crate::denials::Denial;
 use crate::end::End;
 
@@ -39,7 +39,10 @@ pub(super) async fn open(stream: TlsStream<End>, speaks: Speaks) -> hyper::Resul
             let mut builder = http2::Builder::new(TokioExecutor::new());
             builder
                 .timer(TokioTimer::new())
-                .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX));
+                .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX))
+                .max_send_buf_size(SEND_BUFFER)
+                .initial_stream_window_size(WINDOW)
+                .initial_connection_window_size(WINDOW);
             let (sender, connection) = builder.handshake(io).await?;
             Ok((Upstream::Http2(sender), Box::pin(connection)))
         }

@@ -64,6 +64,11 @@ impl Raw {
         self.answer().unwrap()
     }
 
+    pub fn try_ask(&mut self, request: &str) -> Result<(String, String), ErrorKind> {
+        self.0.write_all(request.as_bytes()).map_err(|error| error.kind())?;
+        self.answer()
+    }
+
     pub fn word(&mut self) -> [u8; 4] {
         let mut word = [0; 4];
         self.0.read_exact(&mut word).unwrap();

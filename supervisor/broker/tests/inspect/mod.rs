@@ -189,16 +189,39 @@ fn a_policy_that_takes_the_host_away_ends_what_is_open() {
 }
 
 #[test]
+fn connections_that_are_inspected_are_bounded_and_others_are_not() {
+    isolated("inspect::connections_that_are_inspected_are_bounded_and_others_are_not", || {
+        const MOST: usize = 128;
+        let bound = Bound::new(vec![binding("token", "one.example")]);
+        let (authority, server) = (bound.authority(), bound.server.clone());
+        bound.world.sandbox.run(move || {
+            // Those do not end by themselves.
+            let open = |_| {
+                let mut raw = Raw::open("one.example", &authority);
+                assert!(raw.ask(WEB_SOCKET).0.starts_with("http/1.1 101"));
+                raw
+            };
+            let open: Vec<Raw> = (0..MOST).map(open).collect();
+            assert!(Raw::open("one.example", &authority).try_ask(WEB_SOCKET).is_err());
+            let mut other = Raw::open("two.example", &server.certificate);
+            assert_eq!(other.ask("GET / HTTP/1.1\r\nHost: two.example\r\n\r\n").1, "served ");
+            drop(open);
+        });
+        assert!(bound.world.log().contains("max-inspected"));
+    });
+}
+
+const WEB_SOCKET: &str = "GET /socket HTTP/1.1\r\nHost: one.example\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+     Sec-WebSocket-Key: x\r\n\r\n";
+
+#[test]
 fn a_web_socket_is_opened_with_the_value_and_passes() {
     isolated("inspect::a_web_socket_is_opened_with_the_value_and_passes", || {
         let bound = Bound::new(vec![binding("token", "one.example")]);
         let (authority, server) = (bound.authority(), bound.server.clone());
         bound.world.sandbox.run(move || {
             let mut raw = Raw::open("one.example", &authority);
-            let (head, _) = raw.ask(
-                "GET /socket HTTP/1.1\r\nHost: one.example\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-                 Sec-WebSocket-Key: x\r\n\r\n",
-            );
+            let (head, _) = raw.ask(WEB_SOCKET);
             assert!(head.starts_with("http/1.1 101") && head.contains("upgrade: websocket"), "{head}");
             for word in [b"ping", b"pong"] {
                 raw.write(word);
