@@ -23,7 +23,7 @@ enum Task {
     Demo(demo::Args),
     /// Everything that CI runs
     Test(test::Args),
-    /// Measure starts, execs, pulls and memory beside crun, runc, podman, skopeo and umoci
+    /// Measure starts, execs, pulls, memory and the network beside crun, runc, podman, skopeo, umoci, slirp4netns and pasta
     Bench(bench::Args),
 }
 

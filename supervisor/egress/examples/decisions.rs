@@ -1,4 +1,4 @@
-//! How long a decision takes: `cargo run --release -p cordium-egress --example decisions`.
+//! How long a decision takes: `cargo run --release -p cordium-egress --example decisions`. With `--json` one object a line.
 
 use std::error::Error;
 use std::net::IpAddr;
@@ -62,7 +62,10 @@ fn cidr(address: IpAddr, shorter: u32) -> String {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    println!("rules   compiled in   decisions/s   median      p99");
+    let json = std::env::args().any(|argument| argument == "--json");
+    if !json {
+        println!("rules   compiled in   decisions/s   median      p99");
+    }
     for count in [1, 100, 10_000] {
         let mut dice = Dice(count);
         let rules = (0..count).map(|_| rule(&mut dice, count)).collect();
@@ -84,6 +87,16 @@ fn main() -> Result<(), Box<dyn Error>> {
         let per_second = DECISIONS as f64 / times.iter().sum::<Duration>().as_secs_f64();
         times.sort_unstable();
         let (median, p99) = (times[DECISIONS / 2], times[DECISIONS * 99 / 100]);
+        if json {
+            let measured = serde_json::json!({
+                "rules": count,
+                "decisions": DECISIONS,
+                "perSecond": per_second,
+                "p99Nanoseconds": u64::try_from(p99.as_nanos())?,
+            });
+            println!("{measured}");
+            continue;
+        }
         println!("{count:>6}  {compile:>11.1?}  {per_second:>11.0}   {median:>8.1?} {p99:>8.1?}");
     }
     Ok(())

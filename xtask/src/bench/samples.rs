@@ -30,14 +30,18 @@ impl Samples {
 
     /// In milliseconds; 0 without samples.
     pub fn median(&self) -> f64 {
-        let mut sorted = self.0.clone();
-        sorted.sort_unstable();
-        let middle = sorted.len() / 2;
-        match sorted.len() {
-            0 => 0.0,
-            even if even % 2 == 0 => millis(sorted[middle - 1] + sorted[middle]) / 2.0,
-            _ => millis(sorted[middle]),
-        }
+        median(self.0.iter().copied().map(millis).collect())
+    }
+}
+
+/// 0 of nothing.
+pub fn median(mut numbers: Vec<f64>) -> f64 {
+    numbers.sort_unstable_by(f64::total_cmp);
+    let middle = numbers.len() / 2;
+    match numbers.len() {
+        0 => 0.0,
+        even if even % 2 == 0 => (numbers[middle - 1] + numbers[middle]) / 2.0,
+        _ => numbers[middle],
     }
 }
 

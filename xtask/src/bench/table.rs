@@ -13,7 +13,7 @@ pub struct Row {
     pub ours: Value,
     /// A peer's name, its value (or why there is none), and the ratio that was promised.
     pub peers: Vec<(String, Result<Value, String>, Option<f64>)>,
-    /// The greatest value that was promised, if one was.
+    /// The greatest value that was promised, if one was; of a rate, the least.
     pub target: Option<f64>,
 }
 
@@ -35,11 +35,13 @@ impl Value {
         let digits = if self.number < 100.0 { 1 } else { 0 };
         format!("{:.digits$} {}", self.number, self.unit)
     }
-}
 
-fn verdict(value: f64, target: f64, shown: &str) -> String {
-    let sign = if value <= target { "met" } else { "**not met**" };
-    format!("≤ {shown}: {sign}")
+    /// Of something in a second there should be more, of everything else less. The number is of this value's kind.
+    fn verdict(self, number: f64, target: f64, shown: &str) -> String {
+        let (sign, met) =
+            if self.unit.ends_with("/s") { ("≥", number >= target) } else { ("≤", number <= target) };
+        format!("{sign} {shown}: {}", if met { "met" } else { "**not met**" })
+    }
 }
 
 impl Table {
@@ -50,7 +52,7 @@ impl Table {
             let ours = format!("{} (n={})", row.ours.text(), row.ours.rounds);
             let target = |limit: f64| {
                 let shown = Value { number: limit, ..row.ours }.text();
-                verdict(row.ours.number, limit, &shown)
+                row.ours.verdict(row.ours.number, limit, &shown)
             };
             if row.peers.is_empty() || row.target.is_some() {
                 let target = row.target.map_or_else(String::new, target);
@@ -61,8 +63,8 @@ impl Table {
                     Err(reason) => (format!("not measured: {reason}"), String::new(), String::new()),
                     Ok(value) => {
                         let ratio = row.ours.number / value.number;
-                        let target = limit
-                            .map_or_else(String::new, |limit| verdict(ratio, limit, &format!("{limit} ×")));
+                        let judge = |limit| row.ours.verdict(ratio, limit, &format!("{limit} ×"));
+                        let target = limit.map_or_else(String::new, judge);
                         (value.text(), format!("{ratio:.2} ×"), target)
                     }
                 };
@@ -89,7 +91,7 @@ pub fn machine() -> String {
         let output = cordium_tests::process::sh(program, &["--version"]).unwrap_or_default();
         output.lines().next().unwrap_or("absent").to_owned()
     };
-    let peers = ["crun", "runc", "podman", "skopeo", "umoci"].map(version).join(", ");
+    let peers = ["crun", "runc", "podman", "skopeo", "umoci", "slirp4netns", "pasta"].map(version).join(", ");
     format!(
         "Measured by `cargo xtask bench` in one run: release build, medians; {cpus} CPUs ({model}), Linux {}. Peers run \
          as root, cordium as an ordinary user. Peers: {peers}.",
@@ -118,5 +120,17 @@ mod tests {
         assert!(text.contains("| start | 20.0 ms (n=3) | crun | 10.0 ms | 2.00 × | ≤ 3 ×: met |"), "{text}");
         assert!(text.contains("| podman | 40.0 ms | 0.50 × | ≤ 0.25 ×: **not met** |"), "{text}");
         assert!(text.contains("| runc | not measured: not installed |"), "{text}");
+    }
+    #[test]
+    fn of_a_rate_more_is_better() {
+        let value = |number| Value { number, unit: "Gbit/s", rounds: 3 };
+        let peers = vec![
+            ("veth".into(), Ok(value(10.0)), Some(0.5)),
+            ("slirp4netns".into(), Ok(value(2.0)), Some(4.0)),
+        ];
+        let row = Row { what: "tcp".into(), ours: value(6.0), peers, target: None };
+        let text = Table { rows: vec![row], machine: "m".into() }.render();
+        assert!(text.contains("| veth | 10.0 Gbit/s | 0.60 × | ≥ 0.5 ×: met |"), "{text}");
+        assert!(text.contains("| slirp4netns | 2.0 Gbit/s | 3.00 × | ≥ 4 ×: **not met** |"), "{text}");
     }
 }
