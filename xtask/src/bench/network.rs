@@ -22,11 +22,16 @@ use anyhow::Result;
 use super::{Bench, table::Row};
 
 pub async fn network(bench: &Bench) -> Result<Vec<Row>> {
-    let mut rows = decisions::rows().await?;
+    let mut rows = over_the_wire(bench).await?;
+    rows.extend(decisions::rows().await?);
+    Ok(rows)
+}
+
+async fn over_the_wire(bench: &Bench) -> Result<Vec<Row>> {
     let ground = ground::Ground::lay()?;
     let servers = servers::Servers::start(&ground.outside)?;
     let (workspace, ways) = ways::open(bench, &ground).await?;
-    rows.extend(throughput::rows(&ways, &servers, bench.rounds).await?);
+    let mut rows = throughput::rows(&ways, &servers, bench.rounds).await?;
     rows.extend(latency::rows(&ways, &servers, bench.rounds).await?);
     drop(ways);
     workspace.delete().await?;
