@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Debian packages, each with the reason why it is here.
-const PACKAGES: [(&str, &str); 25] = [
+const PACKAGES: [(&str, &str); 23] = [
     ("uidmap", "maps subordinate ids"),
     ("nftables", "the gateway's rules"),
     ("iproute2", "the gateway's links"),
@@ -39,8 +39,6 @@ const PACKAGES: [(&str, &str); 25] = [
     ("podman", "peer of the bench"),
     ("netavark", "peer of the bench: the network stack that the base image has"),
     ("iptables", "peer of the bench: netavark calls it"),
-    ("slirp4netns", "peer of the bench"),
-    ("passt", "peer of the bench: pasta"),
     ("gcc", "links the programs"),
     ("qemu-system-x86", "the virtual machine with pure cgroup v2"),
     ("e2fsprogs", "the virtual machine's disks"),
