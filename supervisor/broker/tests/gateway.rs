@@ -31,10 +31,14 @@ fn everything() -> Policy {
 }
 
 fn connect(ip: &str, port: u16) -> TcpStream {
+    try_connect(ip, port).unwrap()
+}
+
+fn try_connect(ip: &str, port: u16) -> std::io::Result<TcpStream> {
     let address = SocketAddr::new(ip.parse().unwrap(), port);
-    let stream = TcpStream::connect_timeout(&address, Duration::from_secs(10)).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-    stream
+    let stream = TcpStream::connect_timeout(&address, Duration::from_secs(10))?;
+    stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+    Ok(stream)
 }
 
 /// Reading ends with a reset, soon.

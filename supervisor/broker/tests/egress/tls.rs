@@ -8,8 +8,8 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, Server
 
 use super::hosts;
 use super::servers::{name_server, resolve, serve};
-use crate::connect;
 use crate::support::{PUBLIC, World, isolated};
+use crate::try_connect;
 
 fn provider() -> Arc<rustls::crypto::CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
@@ -55,8 +55,9 @@ fn talk(
         .with_no_client_auth();
     config.enable_sni = sni;
     let client = ClientConnection::new(Arc::new(config), name.to_owned().try_into().unwrap()).unwrap();
-    let mut socket = connect(address, 443);
-    socket.write_all(first).unwrap();
+    // One that is refused may be reset before the client has seen that it stands.
+    let mut socket = try_connect(address, 443).map_err(|error| error.kind())?;
+    socket.write_all(first).map_err(|error| error.kind())?;
     let mut stream = StreamOwned::new(client, socket);
     let mut word = [0; 4];
     stream.write_all(b"word").and_then(|()| stream.read_exact(&mut word)).map_err(|error| error.kind())?;
