@@ -245,6 +245,7 @@ enum End {
 
 impl End {
     fn find(dir: &Path) -> Result<Self, AuditError> {
+        let mut unused: Option<Part> = None;
         for part in files::list(dir)?.into_iter().rev() {
             let mut lines = part.lines()?;
             let (mut last, mut size) = (None, 0);
@@ -259,10 +260,17 @@ impl End {
                 }
             }
             // A file whose first record was never finished: the one before has the end.
-            let Some(last) = last else { continue };
-            return Ok(match Line::parse(&last) {
-                Some(line) if line.genuine => Self::Record { head: line.head(), part, size },
-                _ => Self::Unreadable,
+            let Some(last) = last else {
+                unused = Some(part);
+                continue;
+            };
+            let Some(head) = Line::parse(&last).filter(|line| line.genuine).map(|line| line.head()) else {
+                return Ok(Self::Unreadable);
+            };
+            // The log goes on there: a file's name is the number of its first record.
+            return Ok(match unused.filter(|next| next.first == head.seq.saturating_add(1)) {
+                Some(next) => Self::Record { head, part: next, size: 0 },
+                None => Self::Record { head, part, size },
             });
         }
         Ok(Self::Nothing)

@@ -168,6 +168,29 @@ fn a_line_that_was_cut_off_is_not_a_record_and_the_log_goes_on() {
 }
 
 #[test]
+fn a_file_that_a_crash_left_without_a_record_is_the_one_that_is_gone_on_with() {
+    for text in ["", "{\"seq\":6,"] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut kept = written(dir.path(), 5, Limits { file: 1 << 20, files: 2 });
+        fs::write(dir.path().join("audit-00000000000000000006.jsonl"), text).unwrap();
+        let mut log = Log::open(dir.path(), &kept, Limits { file: 1 << 20, files: 2 }).unwrap();
+        for n in 5..8 {
+            log.append(entry(n)).unwrap();
+        }
+        let seqs =
+            |after| read(dir.path(), after, 10).unwrap().iter().map(|record| record.seq).collect::<Vec<_>>();
+        assert_eq!((seqs(4), seqs(6)), (vec![5, 6, 7, 8], vec![7, 8]));
+        kept = log.sync().unwrap();
+        // What goes by the files' names takes nothing with it that is newer.
+        let anchor = read(dir.path(), 5, 1).unwrap()[0].prev;
+        kept.anchor = Head { seq: 5, hash: anchor };
+        log.prune(&kept).unwrap();
+        assert_eq!(seqs(0), [6, 7, 8]);
+        assert!(checked(dir.path(), &kept).is_sound());
+    }
+}
+
+#[test]
 fn a_log_that_was_cut_goes_on_and_never_forgets_it() {
     for removed in [1, 5, 12] {
         let dir = tempfile::tempdir().unwrap();
