@@ -6,11 +6,12 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use cordium_tests::{
-    delegation, process, subordinate,
+    delegation, paths, process, subordinate,
     user::{TEST_USER, User},
 };
+use nix::sys::statvfs::statvfs;
 
 use crate::{
     cargo,
@@ -48,6 +49,8 @@ const PACKAGES: [(&str, &str); 23] = [
 const RANGES_WANTED: u32 = 64;
 /// Tests look at two workspaces side by side.
 const RANGES_NEEDED: u32 = 2;
+/// GiB of disk space, of which the builds take most.
+const ROOM_WANTED: u64 = 14;
 
 pub async fn run() -> Result<()> {
     ensure().await?;
@@ -57,7 +60,23 @@ pub async fn run() -> Result<()> {
 
 /// Sets up what is missing, and returns the user that supervisors run as.
 pub async fn ensure() -> Result<User> {
+    room()?;
     if nix::unistd::geteuid().is_root() { as_root().await } else { as_user().await }
+}
+
+/// A full disk fails in a hundred places, none of which says so as clearly.
+fn room() -> Result<()> {
+    let target = paths::target();
+    let place = target.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+    let fs = statvfs(place).with_context(|| format!("looking at the room in {}", place.display()))?;
+    let gib = fs.blocks_available().saturating_mul(fs.fragment_size()) >> 30;
+    if gib < ROOM_WANTED {
+        println!(
+            "{gib} GiB free in {}: the builds, images and tests of a first run take up to {ROOM_WANTED} GiB",
+            place.display()
+        );
+    }
+    Ok(())
 }
 
 async fn as_root() -> Result<User> {
