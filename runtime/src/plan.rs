@@ -70,6 +70,9 @@ pub struct Bind {
 pub struct NetworkPlan {
     pub broker_socket: PathBuf,
     pub policy: cordium_egress::Policy,
+    /// What is put on requests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<cordium_broker::Credentials>,
     /// Ports of the node's loopback that the sandbox reaches as `host.cordium.internal`.
     pub host_ports: Vec<u16>,
 }
@@ -188,6 +191,7 @@ pub(crate) mod tests {
             network: NetworkPlan {
                 broker_socket: "/run/broker.sock".into(),
                 policy: cordium_egress::Policy::default(),
+                credentials: None,
                 host_ports: vec![],
             },
             env: vec![],

@@ -218,8 +218,8 @@ async fn a_new_policy(sandbox: &Sandbox) -> Result<(), String> {
         ports: vec![443],
     };
     let policy = |cidr| Policy { rules: vec![rule(cidr); 500], ..Policy::default() };
-    sandbox.set_policy(&policy("10.0.0.0/8")).await.map_err(|error| error.to_string())?;
-    match sandbox.set_policy(&policy("10.0.0.0/99")).await {
+    sandbox.set_policy(&policy("10.0.0.0/8"), None).await.map_err(|error| error.to_string())?;
+    match sandbox.set_policy(&policy("10.0.0.0/99"), None).await {
         Err(error) if error.to_string().contains("rules[0].cidrs[0]") => Ok(()),
         other => Err(format!("{other:?}")),
     }
@@ -288,6 +288,7 @@ fn plan(state: &Path) -> SandboxPlan {
         network: NetworkPlan {
             broker_socket: state.join("broker.sock"),
             policy: cordium_egress::Policy::default(),
+            credentials: None,
             host_ports: vec![],
         },
         env: vec![("CORDIUM_TEST".into(), "1".into())],

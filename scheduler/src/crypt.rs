@@ -27,6 +27,11 @@ pub struct Owner<'a> {
     pub space: &'a str,
 }
 
+/// Nobody has seen these.
+pub fn random_bytes() -> Result<[u8; NONCE_BYTES], ApiError> {
+    XNonce::try_generate().map(Into::into).map_err(|e| ApiError::Random(e.to_string()))
+}
+
 impl Owner<'_> {
     fn associated_data(&self) -> String {
         format!("{}|{}|{}", self.uid, self.name, self.space)

@@ -39,6 +39,8 @@ pub struct Resolved {
     pub json: String,
     pub limit: Limit,
     pub secrets: BTreeSet<String>,
+    /// Whether some of them are put on requests.
+    pub has_credentials: bool,
     pub applications: BTreeSet<String>,
     /// Each once.
     pub volumes: Vec<Volume>,
@@ -64,6 +66,7 @@ pub fn resolve(
         json: to_json(&spec)?,
         limit: limit(&spec),
         secrets: cordium_spec::secret_names(&spec),
+        has_credentials: !spec.runtime.network.credentials.is_empty(),
         applications: spec.applications.iter().map(|a| a.name.clone()).collect(),
         volumes,
     })

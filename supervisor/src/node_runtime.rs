@@ -125,8 +125,9 @@ impl SandboxHandle for Running {
     fn set_policy<'a>(
         &'a self,
         policy: &'a cordium_egress::Policy,
+        bindings: Option<&'a [cordium_broker::Binding]>,
     ) -> BoxFuture<'a, Result<(), RuntimeFailure>> {
-        async move { self.0.set_policy(policy).await.map_err(|error| failed(&error)) }.boxed()
+        async move { self.0.set_policy(policy, bindings).await.map_err(|error| failed(&error)) }.boxed()
     }
 
     fn wait(&self) -> BoxFuture<'_, Ended> {

@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     context::Context,
-    plan::RunPlan,
+    plan::{RunPlan, Secrets},
     request_error::RequestError,
     store::{Record, StoreError},
     usage, volumes,
@@ -127,9 +127,10 @@ impl Workspaces {
         uid: &str,
         run_id: String,
         egress: cordium_spec::Egress,
+        secrets: Secrets,
     ) -> Result<bool, RequestError> {
         let owner = self.known(uid)?;
-        ask(&owner, |reply| Request::SetEgress { run_id, egress: Box::new(egress), reply }).await
+        ask(&owner, |reply| Request::SetEgress { run_id, egress: Box::new(egress), secrets, reply }).await
     }
 
     /// Removes a workspace. One that is not there is fine.

@@ -10,6 +10,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use base64::{Engine, prelude::BASE64_STANDARD};
+use rustls::ServerConfig;
 
 use crate::{
     http::{Reply, Request, Server},
@@ -32,6 +33,12 @@ impl GitServer {
         let dir = root.to_owned();
         let server = Server::start(Arc::new(move |request: &Request| serve(&dir, request)))?;
         Ok(Self { server, root: root.to_owned() })
+    }
+
+    /// The same repositories over TLS.
+    pub fn over_tls(&self, config: Arc<ServerConfig>) -> Result<Server> {
+        let dir = self.root.clone();
+        Server::start_tls(Arc::new(move |request: &Request| serve(&dir, request)), config)
     }
 
     pub fn port(&self) -> u16 {

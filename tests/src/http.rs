@@ -1,4 +1,4 @@
-//! A small blocking HTTP/1.1 server: one thread and one request per connection. Enough to put `git http-backend`
+//! A small blocking HTTP/1.1 server, with TLS or without: one thread and one request per connection. Enough to put `git http-backend`
 //! behind a port, and to play a registry that misbehaves.
 
 use std::{
@@ -13,6 +13,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 /// Heads above this are refused.
 const MAX_HEAD: usize = 16 << 10;
@@ -79,6 +80,14 @@ pub struct Server {
 
 impl Server {
     pub fn start(handler: Arc<Handler>) -> Result<Self> {
+        Self::start_with(handler, None)
+    }
+
+    pub fn start_tls(handler: Arc<Handler>, config: Arc<ServerConfig>) -> Result<Self> {
+        Self::start_with(handler, Some(config))
+    }
+
+    fn start_with(handler: Arc<Handler>, tls: Option<Arc<ServerConfig>>) -> Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).context("listening on loopback")?;
         let address = listener.local_addr()?;
         let stopping = Arc::new(AtomicBool::new(false));
@@ -89,10 +98,14 @@ impl Server {
                     break;
                 }
                 let Ok(stream) = stream else { continue };
-                let (handler, stop) = (Arc::clone(&handler), Arc::clone(&stop));
+                let (handler, stop, tls) = (Arc::clone(&handler), Arc::clone(&stop), tls.clone());
                 thread::spawn(move || {
                     // A peer that goes away is no failure of the server.
-                    let _ = serve(&stream, &*handler, &stop);
+                    let _ = match tls {
+                        Some(config) => serve_tls(&stream, config, &*handler, &stop),
+                        None => serve(&stream, &stream, &*handler, &stop)
+                            .and_then(|()| Ok(stream.shutdown(Shutdown::Write)?)),
+                    };
                 });
             }
         });
@@ -114,9 +127,29 @@ impl Drop for Server {
     }
 }
 
-fn serve(stream: &TcpStream, handler: &Handler, stopping: &AtomicBool) -> Result<()> {
+fn serve_tls(
+    stream: &TcpStream,
+    config: Arc<ServerConfig>,
+    handler: &Handler,
+    stopping: &AtomicBool,
+) -> Result<()> {
+    let mut tls = StreamOwned::new(ServerConnection::new(config)?, stream);
+    serve(&mut tls, stream, handler, stopping)?;
+    tls.conn.send_close_notify();
+    tls.flush()?;
+    stream.shutdown(Shutdown::Write)?;
+    Ok(())
+}
+
+/// Talks through `over`, which is `stream` or what goes through it.
+fn serve(
+    mut over: impl Read + Write,
+    stream: &TcpStream,
+    handler: &Handler,
+    stopping: &AtomicBool,
+) -> Result<()> {
     stream.set_read_timeout(Some(IDLE))?;
-    let mut reader = BufReader::new(stream);
+    let mut reader = BufReader::new(&mut over);
     let Some(request) = read_request(&mut reader)? else { return Ok(()) };
     let reply = handler(&request).unwrap_or_else(|error| Reply::status(500, &format!("{error:#}\n")));
     let (head, body) = match reply {
@@ -124,13 +157,11 @@ fn serve(stream: &TcpStream, handler: &Handler, stopping: &AtomicBool) -> Result
         Reply::CutOff { length, body } => (head(200, &[], length), body),
         Reply::Silence => return keep_silent(stream, stopping),
     };
-    let mut writer = stream;
-    writer.write_all(head.as_bytes())?;
+    over.write_all(head.as_bytes())?;
     if request.method != "HEAD" {
-        writer.write_all(&body)?;
+        over.write_all(&body)?;
     }
-    stream.shutdown(Shutdown::Write)?;
-    Ok(())
+    Ok(over.flush()?)
 }
 
 /// Holds the connection until the peer or the server goes away.
@@ -156,7 +187,7 @@ fn head(status: u16, headers: &[(String, String)], length: usize) -> String {
     head + "\r\n"
 }
 
-fn read_request(reader: &mut BufReader<&TcpStream>) -> Result<Option<Request>> {
+fn read_request(reader: &mut impl BufRead) -> Result<Option<Request>> {
     let mut text = Vec::new();
     loop {
         let before = text.len();
@@ -190,7 +221,7 @@ fn read_request(reader: &mut BufReader<&TcpStream>) -> Result<Option<Request>> {
     Ok(Some(request))
 }
 
-fn read_body(reader: &mut BufReader<&TcpStream>, request: &Request) -> Result<Vec<u8>> {
+fn read_body(reader: &mut impl BufRead, request: &Request) -> Result<Vec<u8>> {
     if request.header("transfer-encoding").is_some_and(|coding| coding.eq_ignore_ascii_case("chunked")) {
         return read_chunks(reader);
     }

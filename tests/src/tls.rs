@@ -1,10 +1,17 @@
 //! A certificate authority for one test, and certificates for mutual TLS on loopback.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use anyhow::{Context, Result};
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair, SanType,
+};
+use rustls::{
+    ServerConfig,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
 };
 use tonic::transport::{Certificate, ClientTlsConfig, Identity};
 
@@ -58,6 +65,15 @@ impl Authority {
 }
 
 impl Party {
+    /// For a server that asks no client for a certificate.
+    pub fn server(&self) -> Result<Arc<ServerConfig>> {
+        let certificates = CertificateDer::pem_file_iter(&self.cert)?.collect::<Result<_, _>>()?;
+        let key = PrivateKeyDer::from_pem_file(&self.key)?;
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+        Ok(Arc::new(builder.with_no_client_auth().with_single_cert(certificates, key)?))
+    }
+
     pub fn client(&self) -> Result<ClientTlsConfig> {
         let read = |path: &Path| std::fs::read(path).with_context(|| format!("reading {}", path.display()));
         Ok(ClientTlsConfig::new()

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// The end-to-end groups: test targets of `cordium-tests`, in the order in which they run.
-const GROUPS: [&str; 29] = [
+const GROUPS: [&str; 30] = [
     "lifecycle",
     "runtime",
     "sandbox",
@@ -43,6 +43,7 @@ const GROUPS: [&str; 29] = [
     "nested_limits",
     "confinement",
     "egress",
+    "credentials",
 ];
 
 #[derive(clap::Args)]

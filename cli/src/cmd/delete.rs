@@ -24,7 +24,7 @@ pub struct Args {
     /// What does not exist is no error
     #[arg(long)]
     pub ignore_not_found: bool,
-    /// Forget a workspace even if its node does not answer
+    /// Forget a workspace even if its node does not answer; revoke a secret that is in use
     #[arg(long)]
     pub force: bool,
 }

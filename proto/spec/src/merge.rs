@@ -58,6 +58,8 @@ pub(crate) fn runtime(below: &Runtime, above: &Runtime) -> Runtime {
                 default_action: set(egress.0.default_action, egress.1.default_action),
                 rules: append(&egress.0.rules, &egress.1.rules),
             },
+            credentials: append(&below.network.credentials, &above.network.credentials),
+            extra_roots: append(&below.network.extra_roots, &above.network.extra_roots),
         },
         filesystem: Filesystem { read_only: above.filesystem.read_only.or(below.filesystem.read_only) },
         capabilities: capabilities(&below.capabilities, &above.capabilities),

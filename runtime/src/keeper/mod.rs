@@ -46,7 +46,7 @@ use std::{
 pub(crate) use protocol::{FromKeeper, PROTOCOL, ToKeeper};
 
 use crate::{
-    SandboxPlan,
+    NetworkPlan, SandboxPlan,
     cgroup::{CgroupPlan, Stay},
     sys,
 };
@@ -192,8 +192,9 @@ fn start(
         gateway_v4: cordium_broker::GATEWAY_V4,
         host_ports: plan.network.host_ports.clone(),
     };
-    let policy = plan.network.policy.clone();
-    let egress = serve::Egress { socket: paths.broker_socket(), registration, policy, listeners };
+    let NetworkPlan { policy, credentials, .. } = plan.network.clone();
+    let egress =
+        serve::Egress { socket: paths.broker_socket(), registration, policy, credentials, listeners };
     let registered = egress.register()?;
     clock.mark("broker");
     let born_inside = stay.as_ref().is_some_and(Stay::is_in_unified);

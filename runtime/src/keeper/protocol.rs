@@ -10,10 +10,11 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use crate::{SandboxPlan, Usage, cgroup::CgroupPlan};
 
 /// Lets an old keeper live under a new supervisor. Raised with every change of these messages.
-pub(crate) const PROTOCOL: u32 = 4;
+pub(crate) const PROTOCOL: u32 = 5;
 
-/// The longest message, in bytes: a plan with 128 layers needs far less than half of it, an egress policy at most 1 MiB.
-pub(crate) const MAX_LINE: u64 = 2 << 20;
+/// The longest message, in bytes: a plan with 128 layers needs far less than half of it, an egress policy at most 1 MiB, and
+/// credentials at most 4 MiB.
+pub(crate) const MAX_LINE: u64 = 8 << 20;
 
 #[derive(Debug, Serialize, Deserialize)]
 #[allow(clippy::large_enum_variant)]
@@ -28,9 +29,11 @@ pub(crate) enum ToKeeper {
     Start(SandboxPlan),
     /// Instead of a sandbox: remove what one that was killed has left below its cgroup.
     Sweep(CgroupPlan),
-    /// From now on the sandbox may reach this. Answered with [`FromKeeper::PolicySet`].
+    /// From now on the sandbox may reach this, and these credentials are put on its requests; without a list, those that it has.
+    /// Answered with [`FromKeeper::PolicySet`].
     SetPolicy {
         policy: cordium_egress::Policy,
+        bindings: Option<Vec<cordium_broker::Binding>>,
     },
     /// End every process in the sandbox now.
     Kill,

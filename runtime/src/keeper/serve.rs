@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cordium_broker::{RegisterError, Registered, Registration, check_policy};
+use cordium_broker::{Binding, Credentials, RegisterError, Registered, Registration, Terms, check_policy};
 use cordium_egress::Policy;
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -36,6 +36,8 @@ pub(crate) struct Egress {
     pub(crate) registration: Registration,
     /// What holds: the plan's until a supervisor sets another.
     pub(crate) policy: Policy,
+    /// The authority is the plan's; the bindings are until a supervisor sets others, perhaps none.
+    pub(crate) credentials: Option<Credentials>,
     pub(crate) listeners: Listeners,
 }
 
@@ -45,12 +47,17 @@ impl Egress {
         cordium_broker::register(
             &self.socket,
             &self.registration,
-            &self.policy,
+            terms(&self.policy, self.credentials.as_ref()),
             clone(&self.listeners.tcp)?,
             clone(&self.listeners.udp_dns)?,
             clone(&self.listeners.tcp_dns)?,
         )
     }
+}
+
+/// The broker takes no empty list of bindings.
+fn terms<'a>(policy: &'a Policy, credentials: Option<&'a Credentials>) -> Terms<'a> {
+    Terms { policy, credentials: credentials.filter(|credentials| !credentials.bindings.is_empty()) }
 }
 
 /// A sandbox whose agent runs.
@@ -240,8 +247,8 @@ impl Keeper {
         loop {
             match connection.receive() {
                 Ok(ToKeeper::Kill) => self.kill(),
-                Ok(ToKeeper::SetPolicy { policy }) => {
-                    let error = self.set_policy(policy).err();
+                Ok(ToKeeper::SetPolicy { policy, bindings }) => {
+                    let error = self.set_policy(policy, bindings).err();
                     if connection.send(&FromKeeper::PolicySet { error }).is_err() {
                         return false;
                     }
@@ -255,11 +262,23 @@ impl Keeper {
         }
     }
 
-    /// Has the broker decide by another policy, now and whenever it is registered with again. Why not, in words.
-    fn set_policy(&mut self, policy: Policy) -> Result<(), String> {
+    /// Has the broker go by another policy and other bindings, now and whenever it is registered with again. Why not, in words.
+    fn set_policy(&mut self, policy: Policy, bindings: Option<Vec<Binding>>) -> Result<(), String> {
         check_policy(&policy)?;
+        let mut credentials = self.egress.credentials.clone();
+        if let Some(bindings) = bindings {
+            match &mut credentials {
+                Some(credentials) => credentials.bindings = bindings,
+                None if bindings.is_empty() => {}
+                None => {
+                    return Err("the run began without credentials: it trusts no authority for them".into());
+                }
+            }
+        }
+        let terms = terms(&policy, credentials.as_ref());
+        terms.credentials.map_or(Ok(()), Credentials::check).map_err(|error| error.to_string())?;
         if let Some(registered) = &self.registered {
-            match registered.set_policy(&policy) {
+            match registered.set_policy(terms) {
                 Ok(()) => {}
                 Err(error) if error.is_refusal() => return Err(error.to_string()),
                 Err(error) => {
@@ -271,6 +290,7 @@ impl Keeper {
             }
         }
         self.egress.policy = policy;
+        self.egress.credentials = credentials;
         Ok(())
     }
 

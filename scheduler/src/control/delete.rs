@@ -6,11 +6,11 @@ use cordium_proto::v1::{DeleteRequest, DeleteResourceRequest, Kind};
 use rusqlite::Connection;
 
 use crate::{
-    control::{read, volumes},
+    control::{read, secrets, volumes},
     core::Core,
     error::ApiError,
     names::Target,
-    specs,
+    nodes, specs,
     store::{
         journal,
         left_behind::Left,
@@ -31,7 +31,7 @@ pub async fn delete(core: &Arc<Core>, request: DeleteResourceRequest) -> Result<
     if kind == Kind::Workspace {
         return workspace(core, target, request.force).await;
     }
-    if request.force {
+    if request.force && kind != Kind::Secret {
         return Err(ApiError::invalid(format!(
             "force: has no meaning when a {} is deleted",
             records::kind_name(kind)
@@ -40,18 +40,23 @@ pub async fn delete(core: &Arc<Core>, request: DeleteResourceRequest) -> Result<
     if kind == Kind::Volume {
         return volumes::delete(core, target).await;
     }
-    core.store
+    let runs = core
+        .store
         .write(move |tx| {
             let record = records::get(tx, kind, &target)?;
+            let mut runs = Vec::new();
             match kind {
-                Kind::Space => space(tx, &record),
-                Kind::Template => template(tx, &record),
-                _ => secret(tx, &record),
-            }?;
+                Kind::Space => space(tx, &record)?,
+                Kind::Template => template(tx, &record)?,
+                _ if request.force => runs = secrets::changed(tx, &record)?,
+                _ => secret(tx, &record)?,
+            }
             records::delete(tx, &record.uid)?;
-            Ok(Vec::new())
+            Ok(runs)
         })
-        .await
+        .await?;
+    let inner = core.clone();
+    core.detached(async move { Ok(nodes::egress::tell_these(&inner, runs).await) }).await
 }
 
 fn space(conn: &Connection, record: &Record) -> Result<(), ApiError> {
@@ -95,7 +100,8 @@ fn secret(conn: &Connection, record: &Record) -> Result<(), ApiError> {
         if named.contains(&record.name) {
             return Err(ApiError::state(
                 format!("secret {:?} is used by workspace {:?}", record.name, ws.record.name),
-                "remove it from the workspace's spec first, or update the secret's data",
+                "remove it from the workspace's spec first, or update the secret's data; with --force it is \
+                 revoked at once, and what names it cannot start any more",
             ));
         }
     }

@@ -8,6 +8,7 @@ use rusqlite::Connection;
 
 use crate::{
     clock,
+    control::secrets,
     core::Core,
     error::{ApiError, describe},
     names::{self, Target},
@@ -106,10 +107,12 @@ fn policy(conn: &Connection, ws: &Workspace) -> Result<EgressPolicy, ApiError> {
     })
 }
 
-/// Says whether the run goes by it now.
+/// With the credentials as they are now. Says whether the run goes by it.
 pub async fn tell(core: &Core, ws: &Workspace, egress_json: &str) -> Result<bool, ApiError> {
     let node = core.node(&ws.status.node)?;
+    let secrets = core.store.lookup(|conn| secrets::of_run(conn, &core.cipher, ws))?;
     let request = SetNodeEgressRequest {
+        secrets,
         workspace_uid: ws.record.uid.clone(),
         run_id: ws.run_id().to_owned(),
         egress_json: egress_json.to_owned(),

@@ -3,6 +3,7 @@
 pub mod create;
 pub mod delete;
 pub mod egress;
+pub mod placeholders;
 pub mod read;
 pub mod secrets;
 pub mod share;

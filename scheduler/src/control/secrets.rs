@@ -9,10 +9,13 @@ use crate::{
     config::Config,
     crypt::{Cipher, Owner},
     error::{ApiError, SchedulerError},
+    names::Target,
     specs,
+    status::is_active,
     store::{
-        Store,
+        self, Store,
         records::{self, Record},
+        workspaces::{self, Workspace},
     },
 };
 
@@ -55,6 +58,38 @@ pub fn open(
         values.insert(record.name, data.into());
     }
     Ok(values)
+}
+
+/// The values that are put on the requests of a run, as far as there still are any.
+pub fn of_run(
+    conn: &Connection,
+    cipher: &Cipher,
+    ws: &Workspace,
+) -> Result<HashMap<String, bytes::Bytes>, ApiError> {
+    let mut names = credential_secrets(ws)?;
+    names.retain(|name| {
+        let target = Target::Named { space: ws.record.space.clone(), name: name.clone() };
+        // One that cannot be read is found by `open`.
+        !matches!(records::find(conn, Kind::Secret, &target), Ok(None))
+    });
+    open(conn, cipher, &ws.record.space, &names)
+}
+
+/// The runs that put this secret on requests, noted as still to be told of a change.
+pub fn changed(conn: &Connection, record: &Record) -> Result<Vec<(String, String)>, ApiError> {
+    let mut runs = Vec::new();
+    for ws in workspaces::list(conn, &record.space, "")? {
+        if is_active(&ws.status) && credential_secrets(&ws)?.contains(&record.name) {
+            store::egress::put(conn, &ws.record.uid, ws.run_id())?;
+            runs.push((ws.record.uid.clone(), ws.run_id().to_owned()));
+        }
+    }
+    Ok(runs)
+}
+
+fn credential_secrets(ws: &Workspace) -> Result<BTreeSet<String>, ApiError> {
+    let spec = cordium_spec::parse_resolved_json(&ws.run_spec)?;
+    Ok(spec.runtime.network.credentials.into_iter().map(|credential| credential.from_secret).collect())
 }
 
 /// Finds out at once, not at the first start, that the key is another one.

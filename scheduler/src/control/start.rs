@@ -15,7 +15,7 @@ use tonic::Status;
 use crate::{
     audit::entries,
     clock,
-    control::{secrets, volumes},
+    control::{placeholders, secrets, volumes},
     core::Core,
     error::{ApiError, describe, unanswered},
     names::{self, Target},
@@ -105,8 +105,11 @@ fn begin(conn: &Connection, core: &Core, uid: &str, wish: Wish) -> Result<Begun,
             "vars: have {size} bytes together; allowed: at most {MAX_VARS}"
         )));
     }
-    let resolved = specs::resolve(conn, &ws, &wish.vars)?;
+    let mut resolved = specs::resolve(conn, &ws, &wish.vars)?;
     let secrets = secrets::open(conn, &core.cipher, &ws.record.space, &resolved.secrets)?;
+    if resolved.has_credentials {
+        resolved.json = placeholders::fill(&resolved.json, &secrets)?;
+    }
     let active = workspaces::count_active(conn)?;
     if active >= core.config.max_active {
         return Err(ApiError::exhausted(

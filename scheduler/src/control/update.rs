@@ -11,7 +11,7 @@ use crate::{
     core::Core,
     error::ApiError,
     names::Target,
-    specs,
+    nodes, specs,
     status::is_active,
     store::{self, journal, records, workspaces},
 };
@@ -29,7 +29,7 @@ pub async fn update(core: &Arc<Core>, request: UpdateRequest) -> Result<Resource
         (None, _) => {}
     }
     let cipher = core.cipher.clone();
-    let mut resource = core
+    let (mut resource, runs) = core
         .store
         .write(move |tx| {
             let mut record = records::get(tx, kind, &target)?;
@@ -44,16 +44,21 @@ pub async fn update(core: &Arc<Core>, request: UpdateRequest) -> Result<Resource
             }
             record.updated_at = clock::now_micros();
             records::update(tx, &record)?;
+            let mut runs = Vec::new();
             if let Some(data) = request.secret_data {
                 secrets::put(tx, &cipher, &record, &data)?;
+                runs = secrets::changed(tx, &record)?;
             }
-            match kind {
+            let resource = match kind {
                 Kind::Workspace => workspace(tx, &record.uid),
                 Kind::Volume => store::volumes::of_record(tx, record)?.to_resource(tx),
                 _ => Ok(record.to_resource()),
-            }
+            };
+            Ok((resource?, runs))
         })
         .await?;
+    let inner = core.clone();
+    core.detached(async move { Ok(nodes::egress::tell_these(&inner, runs).await) }).await?;
     core.decorate(&mut resource);
     Ok(resource)
 }

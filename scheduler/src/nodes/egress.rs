@@ -1,4 +1,4 @@
-//! Tells a node of policies that it was not told of while it was away, or did not take.
+//! Tells a node of policies and credentials that it was not told of while it was away, or did not take.
 
 use std::sync::Arc;
 
@@ -29,6 +29,21 @@ pub async fn tell_some(core: &Arc<Core>, node: &NodeHandle) -> Result<(), ApiErr
         });
     }
     Ok(())
+}
+
+/// Those that were just noted, at once and one after the other. What a node does not take it is told again.
+pub async fn tell_these(core: &Arc<Core>, runs: Vec<(String, String)>) -> Vec<String> {
+    let mut failed = Vec::new();
+    for (uid, run_id) in runs {
+        let _guard = core.locks.lock(&uid).await;
+        if let Err(error) = tell(core, &uid, &run_id).await {
+            tracing::warn!(workspace = uid, %error, "the run goes on with its old credentials");
+            failed.push(format!(
+                "workspace {uid} goes on with the old value until its node takes the new one: {error}"
+            ));
+        }
+    }
+    failed
 }
 
 /// Under the lock of the workspace.

@@ -97,7 +97,10 @@ impl Flows {
             }
         };
         let mut changes = self.rules.changes();
-        let names = self.pins.names(destination.ip(), Instant::now());
+        let names = match self.rules.mapped_name(destination) {
+            Some(name) => Arc::from([name]),
+            None => self.pins.names(destination.ip(), Instant::now()),
+        };
         let (target, asks) = match self.rules.decide(destination, &names, node::owns) {
             Decision::Allow(target) => (target, false),
             Decision::Ask(target) => (target, true),

@@ -36,9 +36,7 @@ use std::net::Ipv4Addr;
 
 pub use client::{RegisterError, Registered, register};
 pub use denials::{Denial, Denials, Protocol, WatchError, watch as watch_denials};
-pub use inspect::{
-    Authority, AuthorityError, Binding, Credentials, CredentialsError, Inject, MAX_BINDINGS, Secret,
-};
+pub use inspect::{Authority, AuthorityError, Binding, Credentials, CredentialsError, Inject, Secret};
 pub use main_loop::broker_main;
 pub use nft::nft_ruleset;
 pub use policy_file::{MAX_POLICY, PolicyFileError, Terms, check_policy};

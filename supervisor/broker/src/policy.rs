@@ -86,6 +86,11 @@ impl Rules {
         destination.ip().to_canonical() == IpAddr::V4(self.gateway)
     }
 
+    /// The name of the host mapping, if the destination is that: a credential may be bound to it.
+    pub(crate) fn mapped_name(&self, destination: SocketAddr) -> Option<Host> {
+        Host::parse(crate::HOST_NAME).ok().filter(|_| self.is_mapped(destination))
+    }
+
     /// `names` led to the destination. `is_node` tells whether an address is one of the node's own.
     pub(crate) fn decide(
         &self,

@@ -5,6 +5,7 @@
 //! slow reading of the same text.
 
 mod address;
+pub mod binding;
 mod cidr;
 mod compile;
 mod compiled;
@@ -12,6 +13,7 @@ mod host;
 #[cfg(test)]
 mod naive;
 mod names;
+pub mod path;
 mod policy;
 mod ports;
 mod prefixes;

@@ -99,7 +99,9 @@ impl Node for NodeService {
         }
         let egress = cordium_spec::parse_merged_egress(&request.egress_json)
             .map_err(|error| RequestError::Invalid(error.to_string()))?;
-        let in_force = self.workspaces.set_egress(&request.workspace_uid, request.run_id, egress).await?;
+        let secrets = Secrets::new(request.secrets).map_err(RequestError::Invalid)?;
+        let set = self.workspaces.set_egress(&request.workspace_uid, request.run_id, egress, secrets);
+        let in_force = set.await?;
         Ok(Response::new(SetNodeEgressResponse { in_force }))
     }
 

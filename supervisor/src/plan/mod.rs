@@ -4,6 +4,7 @@
 //! configuration is known, [`finish_prepare`] completes what the agent is told and [`sandbox_plan`] says what the
 //! keeper builds.
 
+mod credentials;
 mod main_process;
 mod prepare;
 mod sandbox;
@@ -13,6 +14,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use cordium_proto::v1::{Limit, PrepareRequest};
 
+pub use credentials::bindings;
 pub use prepare::finish_prepare;
 pub use sandbox::sandbox_plan;
 pub use spec::{Asked, check_id, run_plan};
@@ -38,6 +40,10 @@ impl Secrets {
             .map(Self)
     }
 
+    fn find(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
+    }
+
     fn get(&self, name: &str) -> Result<String, String> {
         self.0.get(name).cloned().ok_or_else(|| format!("the value of secret {name:?} was not given"))
     }
@@ -57,6 +63,8 @@ pub struct RunPlan {
     pub capabilities: Vec<String>,
     /// What may be reached, as far as the spec says.
     pub egress: cordium_spec::Egress,
+    /// What is put on its requests.
+    pub credentials: Option<cordium_broker::Credentials>,
     /// What is mounted from the node's volumes, outer ones first.
     pub volumes: Vec<VolumeMount>,
     /// Replaces the image's entrypoint.

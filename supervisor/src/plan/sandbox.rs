@@ -28,6 +28,7 @@ pub fn sandbox_plan(plan: &RunPlan, layers: Layers, ids: IdMap, context: &Contex
         network: NetworkPlan {
             broker_socket: settings.broker_socket.clone(),
             policy: settings.policy(&plan.egress),
+            credentials: plan.credentials.clone(),
             host_ports: settings.host_ports.clone(),
         },
         env: Vec::new(),

@@ -10,7 +10,10 @@ use cordium_proto::v1::{
 use cordium_runtime::DEFAULT_CAPABILITIES;
 use cordium_spec::{self as schema, ImageSource, WorkspaceSpec};
 
-use super::{RunPlan, Secrets};
+use super::{
+    RunPlan, Secrets,
+    credentials::{credentials, placeholders},
+};
 use crate::{images::Login, request_error::RequestError, volumes::VolumeMount};
 
 /// Whose run it is.
@@ -107,6 +110,11 @@ pub fn run_plan(
         let Volume { name, size_mib, .. } = volume;
         warnings.push(format!("the size of volume {name:?}, {size_mib} MiB, is not enforced on this node"));
     }
+    let credentials = credentials(&asked.name, spec, secrets)?;
+    let mut prepare = prepare(asked, spec, secrets).map_err(RequestError::Invalid)?;
+    if let Some(credentials) = &credentials {
+        prepare.trust_anchor_pem = credentials.authority.certificate.clone();
+    }
     Ok(RunPlan {
         image,
         login,
@@ -114,10 +122,11 @@ pub fn run_plan(
         ephemeral: spec.is_ephemeral,
         capabilities: capabilities(&runtime.capabilities),
         egress: runtime.network.egress.clone(),
+        credentials,
         volumes,
         entrypoint: words("entrypoint", runtime.entrypoint.as_deref())?,
         cmd: words("cmd", runtime.cmd.as_deref())?,
-        prepare: prepare(asked, spec, secrets).map_err(RequestError::Invalid)?,
+        prepare,
         warnings,
     })
 }
@@ -192,6 +201,7 @@ fn prepare(asked: &Asked, spec: &WorkspaceSpec, secrets: &Secrets) -> Result<Pre
         };
         env.push(EnvVar { key: var.key.clone(), value });
     }
+    env.extend(placeholders(spec));
     for (key, value) in
         [("CORDIUM_NAME", &asked.name), ("CORDIUM_HOSTNAME", &hostname), ("CORDIUM_SPACE", &asked.space)]
     {

@@ -45,7 +45,7 @@ use crate::{
     agent_link::AgentLink,
     context::Context,
     logs::Log,
-    plan::RunPlan,
+    plan::{RunPlan, Secrets},
     request_error::RequestError,
     runtime::{Ended, SandboxHandle},
     store::Record,
@@ -63,7 +63,7 @@ pub enum Request {
     /// End the run. Answered with a revision once the request is durable.
     Stop { reason: StoppingReason, force: bool, reply: Reply<u64> },
     /// Change what the run may reach. Answered with whether it is in force, once it is durable.
-    SetEgress { run_id: String, egress: Box<cordium_spec::Egress>, reply: Reply<bool> },
+    SetEgress { run_id: String, egress: Box<cordium_spec::Egress>, secrets: Secrets, reply: Reply<bool> },
     /// End the run, if there is one, and remove the storage and the record.
     Delete { reply: Reply<()> },
 }

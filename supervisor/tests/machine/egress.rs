@@ -20,7 +20,7 @@ fn policies(world: &World) -> Vec<Policy> {
     world.policies.lock().unwrap().clone()
 }
 
-async fn until_policies(world: &World, count: usize) -> Vec<Policy> {
+pub async fn until_policies(world: &World, count: usize) -> Vec<Policy> {
     for _ in 0..1_000 {
         let policies = policies(world);
         if policies.len() >= count {

@@ -105,12 +105,23 @@ impl Node {
     }
 
     pub async fn start(&self, run: &str, spec: &str) -> Result<u64, Status> {
+        self.start_with_secrets(run, spec, &[]).await
+    }
+
+    pub async fn start_with_secrets(
+        &self,
+        run: &str,
+        spec: &str,
+        secrets: &[(&str, &str)],
+    ) -> Result<u64, Status> {
+        let value = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned().into());
         let request = StartRequest {
             workspace_uid: UID.into(),
             workspace_name: "demo".into(),
             space: "default".into(),
             run_id: run.into(),
             spec_json: spec.into(),
+            secrets: secrets.iter().map(value).collect(),
             ..StartRequest::default()
         };
         self.node.start(Request::new(request)).await.map(|answer| answer.into_inner().revision)
@@ -154,7 +165,19 @@ impl Node {
 
     /// Says whether it is in force.
     pub async fn set_egress(&self, run: &str, egress: &str) -> Result<bool, Status> {
+        self.set_egress_and(run, egress, &[]).await
+    }
+
+    /// Beside the policy the values of secrets that credentials name.
+    pub async fn set_egress_and(
+        &self,
+        run: &str,
+        egress: &str,
+        secrets: &[(&str, &str)],
+    ) -> Result<bool, Status> {
+        let value = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned().into());
         let request = SetNodeEgressRequest {
+            secrets: secrets.iter().map(value).collect(),
             workspace_uid: UID.into(),
             run_id: run.into(),
             egress_json: egress.into(),

@@ -1,6 +1,7 @@
 //! What a workspace may reach.
 
 use cordium_egress as egress;
+use cordium_egress::binding;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -12,6 +13,91 @@ use super::is_default;
 pub struct Network {
     #[serde(skip_serializing_if = "is_default")]
     pub egress: Egress,
+    /// Secrets that the broker puts on requests, so that they are never inside. Appended to the Template's.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub credentials: Vec<Credential>,
+    /// Certificates (PEM) of authorities that servers of bound hosts may have beside those that the node trusts.
+    /// Appended to the Template's.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32), inner(length(min = 1, max = 16384)))]
+    pub extra_roots: Vec<String>,
+}
+
+/// A Secret of the Space that is put on requests to `hosts`. The workspace has a placeholder in its place, which is
+/// worth nothing anywhere else. The egress policy must allow the hosts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Credential {
+    /// Shown when a request is refused.
+    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[A-Za-z0-9._-]+$"))]
+    pub name: String,
+    /// The name of a Secret of the Space. Its value is one line of printable ASCII, at most 16,384 characters.
+    #[schemars(length(min = 1, max = 253))]
+    pub from_secret: String,
+    /// Exact names such as api.example.com.
+    #[schemars(length(min = 1, max = 32))]
+    pub hosts: Vec<String>,
+    /// Such as GET. Empty means all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    pub methods: Vec<String>,
+    /// Beginnings of paths, by whole segments, such as /repos/acme. Empty means all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    pub paths: Vec<String>,
+    /// Where the value goes if a request does not have the placeholder anywhere. By default `Authorization: Bearer`.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub inject: Inject,
+    /// A variable of the environment that has the placeholder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64), regex(pattern = r"^[!-<>-~]+$"))]
+    pub env: Option<String>,
+    /// What the workspace has in place of the value. By default it is made at the start, as long as the value and of
+    /// the same kind of characters, with the beginning that programs know a token by, such as ghp_.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 16, max = 4096), regex(pattern = r"^[A-Za-z0-9._~+/=-]+$"))]
+    pub placeholder: Option<String>,
+}
+
+/// The place in a request where a credential's value goes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub enum Inject {
+    /// A header: its name, and what stands before the value.
+    Header {
+        #[schemars(length(min = 1, max = 1024))]
+        name: String,
+        #[serde(default)]
+        #[schemars(length(max = 1024))]
+        prefix: String,
+    },
+    /// `Authorization: Basic` with this user name; the value is the password.
+    Basic {
+        #[schemars(length(max = 1024))]
+        username: String,
+    },
+    /// A parameter of the query.
+    Query {
+        #[schemars(length(min = 1, max = 1024))]
+        name: String,
+    },
+}
+
+impl Default for Inject {
+    fn default() -> Self {
+        Self::Header { name: "Authorization".into(), prefix: "Bearer ".into() }
+    }
+}
+
+impl From<&Inject> for binding::Inject {
+    fn from(inject: &Inject) -> Self {
+        match inject.clone() {
+            Inject::Header { name, prefix } => Self::Header { name, prefix },
+            Inject::Basic { username } => Self::Basic { username },
+            Inject::Query { name } => Self::Query { name },
+        }
+    }
 }
 
 /// Connections that leave the workspace.

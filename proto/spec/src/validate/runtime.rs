@@ -12,8 +12,7 @@ pub(super) fn runtime(at: At<'_>, runtime: &Runtime) -> Result<(), SpecError> {
     runtime.entrypoint.iter().try_for_each(|words| command(at.field("entrypoint"), words))?;
     let here = at.field("devcontainers");
     features(here.field("features"), &runtime.devcontainers.features)?;
-    let here = at.field("network");
-    network::egress(here.field("egress"), &runtime.network.egress)?;
+    network::network(at.field("network"), &runtime.network)?;
     capabilities(at.field("capabilities"), &runtime.capabilities)?;
     mounts::mounts(at.field("volumeMounts"), &runtime.volume_mounts)
 }

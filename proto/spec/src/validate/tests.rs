@@ -317,6 +317,47 @@ fn network_rules() {
 }
 
 #[test]
+fn credentials() {
+    let of = |credential: &str| format!("runtime: {{network: {{credentials: [{credential}]}}}}");
+    let at = "spec.runtime.network.credentials[0]";
+    let good = "name: a, fromSecret: s, hosts: [a.example]";
+    for (text, expected) in [
+        ("{fromSecret: s, hosts: [a.example]}", ".name: missing".to_owned()),
+        ("{name: a, hosts: [a.example]}", ".fromSecret: missing".to_owned()),
+        ("{name: a, fromSecret: s}", ".hosts: missing".to_owned()),
+        ("{name: a, fromSecret: s, hosts: []}", ".hosts: has a length of 0".to_owned()),
+        (
+            "{name: a b, fromSecret: s, hosts: [a.example]}",
+            ".name: is no name; allowed: 1 to 63 letters".to_owned(),
+        ),
+        ("{name: a, fromSecret: S_, hosts: [a.example]}", ".fromSecret: was \"S_\"".to_owned()),
+        ("{name: a, fromSecret: s, hosts: ['*.example']}", ".hosts[0]: ".to_owned()),
+        ("{name: a, fromSecret: s, hosts: [10.0.0.1]}", ".hosts[0]: ".to_owned()),
+        (&format!("{{{good}, methods: [get]}}"), ".methods[0]: is no method".to_owned()),
+        (&format!("{{{good}, paths: [/a/../b]}}"), ".paths[0]: the path has '.' or '..'".to_owned()),
+        (&format!("{{{good}, inject: {{header: {{name: Host}}}}}}"), ".inject: that header says".to_owned()),
+        (&format!("{{{good}, inject: {{basic: {{username: 'a:b'}}}}}}"), ".inject: the user name".to_owned()),
+        (&format!("{{{good}, inject: {{cookie: {{name: a}}}}}}"), ".inject".to_owned()),
+        (&format!("{{{good}, placeholder: short}}"), ".placeholder: has a length of 5".to_owned()),
+        (&format!("{{{good}, env: 'A=B'}}"), ".env: was \"A=B\"".to_owned()),
+        (&format!("{{{good}, value: hunter2}}"), ".value".to_owned()),
+    ] {
+        refused(&[(&of(text), &format!("{at}{expected}"))]);
+    }
+    let twice = of(&format!("{{{good}}}, {{{good}}}"));
+    refused(&[(&twice, "spec.runtime.network.credentials[1].name: was \"a\"; allowed: each name once")]);
+    refused(&[(
+        "runtime: {network: {extraRoots: [x]}}",
+        "spec.runtime.network.extraRoots[0]: is not a certificate",
+    )]);
+    let spec = parse_workspace_json(&of(&format!("{{{good}}}"))).unwrap();
+    let credential = &spec.runtime.network.credentials[0];
+    let bearer = crate::Inject::Header { name: "Authorization".into(), prefix: "Bearer ".into() };
+    assert_eq!((&credential.inject, &credential.env), (&bearer, &None));
+    assert_eq!(crate::secret_names(&spec), ["s".to_owned()].into());
+}
+
+#[test]
 fn capabilities() {
     refused(&[
         (

@@ -2,24 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use cordium_egress::Host;
+use cordium_egress::binding::{BindingError, Inject, MAX_BINDINGS, Scope, check_placeholder, check_value};
 use serde::{Deserialize, Serialize};
 
 use super::inspection::Inspection;
-use super::path;
 use super::roots::Roots;
 use super::secret::Secret;
 
-/// Bindings of one workspace.
-pub const MAX_BINDINGS: usize = 64;
-/// Hosts, methods or paths of one binding.
-const MAX_ENTRIES: usize = 32;
-const MAX_NAME: usize = 63;
-const MAX_PATH: usize = 1024;
-/// Shorter ones could stand in a request by chance.
-const MIN_PLACEHOLDER: usize = 16;
-const MAX_PLACEHOLDER: usize = 4096;
-const MAX_VALUE: usize = 16 * 1024;
 const MAX_ROOTS: usize = 32;
 const MAX_PEM: usize = 16 * 1024;
 /// Written as JSON.
@@ -64,22 +53,6 @@ pub struct Binding {
     pub value: Secret,
 }
 
-/// Where the value goes if the request has the placeholder nowhere.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub enum Inject {
-    /// `NAME: PREFIXVALUE`.
-    Header {
-        name: String,
-        #[serde(default)]
-        prefix: String,
-    },
-    /// `Authorization: Basic`, the value being the password.
-    Basic { username: String },
-    /// `?NAME=VALUE`.
-    Query { name: String },
-}
-
 /// Where credentials are wrong. Never has a value in it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{path}: {problem}")]
@@ -113,7 +86,9 @@ impl Credentials {
         let mut names = BTreeSet::new();
         for (index, binding) in self.bindings.iter().enumerate() {
             let path = format!("bindings[{index}]");
-            binding.check(&path)?;
+            binding
+                .check()
+                .map_err(|error| CredentialsError::new(format!("{path}.{}", error.path), error.problem))?;
             if !names.insert(&binding.name) {
                 return Err(CredentialsError::new(format!("{path}.name"), "another binding has this name"));
             }
@@ -141,81 +116,11 @@ impl Credentials {
 }
 
 impl Binding {
-    fn check(&self, at: &str) -> Result<(), CredentialsError> {
-        let wrong = |field: &str, problem: &str| Err(CredentialsError::new(format!("{at}.{field}"), problem));
-        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-        if !(1..=MAX_NAME).contains(&self.name.len()) || !self.name.bytes().all(plain) {
-            return wrong("name", "not 1 to 63 letters, digits, '-', '_' and '.'");
-        }
-        bound(&format!("{at}.hosts"), self.hosts.len(), 1, MAX_ENTRIES)?;
-        bound(&format!("{at}.methods"), self.methods.len(), 0, MAX_ENTRIES)?;
-        bound(&format!("{at}.paths"), self.paths.len(), 0, MAX_ENTRIES)?;
-        for (index, host) in self.hosts.iter().enumerate() {
-            if let Err(error) = Host::parse(host) {
-                return wrong(&format!("hosts[{index}]"), &error.to_string());
-            }
-        }
-        for (index, method) in self.methods.iter().enumerate() {
-            if !(1..=MAX_NAME).contains(&method.len())
-                || !method.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'-')
-            {
-                return wrong(&format!("methods[{index}]"), "not a method in capital letters");
-            }
-        }
-        for (index, prefix) in self.paths.iter().enumerate() {
-            bound(&format!("{at}.paths[{index}]"), prefix.len(), 1, MAX_PATH)?;
-            match path::normalise(prefix) {
-                Ok(normal) if normal == *prefix => {}
-                Ok(_) => return wrong(&format!("paths[{index}]"), "has letters that need no percent sign"),
-                Err(problem) => return wrong(&format!("paths[{index}]"), problem),
-            }
-        }
-        let placeholder = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~+/=".contains(&byte);
-        bound(&format!("{at}.placeholder"), self.placeholder.len(), MIN_PLACEHOLDER, MAX_PLACEHOLDER)?;
-        if !self.placeholder.bytes().all(placeholder) {
-            return wrong("placeholder", "has other characters than letters, digits and '-_.~+/='");
-        }
-        bound(&format!("{at}.value"), self.value.expose().len(), 1, MAX_VALUE)?;
-        if !self.value.expose().iter().all(|byte| (0x20..=0x7e).contains(byte)) {
-            return wrong("value", "has characters that a header cannot have");
-        }
-        self.inject.check().or_else(|problem| wrong("inject", problem))
-    }
-}
-
-/// Headers that say where a request goes and where it ends.
-const FRAMING: [&str; 10] = [
-    "connection",
-    "content-length",
-    "expect",
-    "host",
-    "keep-alive",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-];
-
-impl Inject {
-    fn check(&self) -> Result<(), &'static str> {
-        let text =
-            |text: &str| text.len() <= MAX_PATH && text.bytes().all(|byte| (0x20..=0x7e).contains(&byte));
-        match self {
-            Self::Header { name, prefix } => {
-                let parsed =
-                    http::HeaderName::from_bytes(name.as_bytes()).map_err(|_| "the header's name is none")?;
-                if FRAMING.contains(&parsed.as_str()) {
-                    return Err("that header is not a credential's");
-                }
-                if text(prefix) { Ok(()) } else { Err("the prefix has characters that a header cannot have") }
-            }
-            Self::Basic { username } if !text(username) || username.contains(':') => {
-                Err("the user name is longer than 1,024 characters or has other ones than a header, or ':'")
-            }
-            Self::Query { name } if name.is_empty() || !text(name) => Err("the parameter's name is none"),
-            Self::Basic { .. } | Self::Query { .. } => Ok(()),
-        }
+    fn check(&self) -> Result<(), BindingError> {
+        let Self { name, hosts, methods, paths, inject, placeholder, value } = self;
+        Scope { name, hosts, methods, paths, inject }.check()?;
+        check_placeholder(placeholder)?;
+        check_value(value.expose())
     }
 }
 
@@ -229,6 +134,8 @@ fn bound(path: &str, count: usize, least: usize, most: usize) -> Result<(), Cred
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use cordium_egress::binding::MAX_VALUE;
+
     use super::super::testing::{binding, credentials};
     use super::*;
 

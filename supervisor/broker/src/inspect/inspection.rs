@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use cordium_egress::Host;
+use cordium_egress::binding::Inject;
 use http::{HeaderName, Method};
 use rustls::sign::SingleCertAndKey;
 use rustls::{ClientConfig, ServerConfig};
 
 use super::authority::{AuthorityError, Leaves};
-use super::credentials::{Binding, Credentials, CredentialsError, Inject};
+use super::credentials::{Binding, Credentials, CredentialsError};
 use super::roots::Roots;
 use super::secret::Secret;
 

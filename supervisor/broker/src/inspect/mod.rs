@@ -9,7 +9,6 @@ mod authority;
 mod credentials;
 mod hop;
 mod inspection;
-mod path;
 mod replace;
 mod request;
 mod roots;
@@ -26,8 +25,9 @@ use std::sync::Arc;
 use rustls::crypto::CryptoProvider;
 
 pub use authority::AuthorityError;
+pub use cordium_egress::binding::Inject;
 pub(crate) use credentials::MAX_CREDENTIALS;
-pub use credentials::{Authority, Binding, Credentials, CredentialsError, Inject, MAX_BINDINGS};
+pub use credentials::{Authority, Binding, Credentials, CredentialsError};
 pub(crate) use inspection::Inspection;
 pub(crate) use roots::Roots;
 pub use secret::Secret;

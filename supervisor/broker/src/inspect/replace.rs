@@ -4,9 +4,8 @@ use base64::Engine;
 use base64::alphabet::STANDARD as ALPHABET;
 use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD};
+use cordium_egress::path::{escaped, is_unreserved};
 use zeroize::Zeroizing;
-
-use super::path::{escaped, is_unreserved};
 
 /// With or without padding, as servers take it.
 const LENIENT: GeneralPurpose = GeneralPurpose::new(

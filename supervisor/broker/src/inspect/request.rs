@@ -1,6 +1,6 @@
 //! What becomes of a request's head: the value in place of its placeholder, or a refusal. Pure.
 
-use cordium_egress::Host;
+use cordium_egress::{Host, path};
 use http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use http::request::Parts;
 use http::uri::{PathAndQuery, Uri};
@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 
 use super::inspection::{Bound, Inspection, Slot};
 use super::replace::{self, as_basic, escape, in_header, in_query, is_in_header, is_in_query, unescape};
-use super::{MAX_HEAD, path, target};
+use super::{MAX_HEAD, target};
 use crate::denials::Why;
 
 impl Inspection {

@@ -1,18 +1,31 @@
-//! Changing what a run may reach: first in the record, then in its sandbox, so that a restart in between loses nothing.
+//! Changing what a run may reach and what is put on its requests: first in the record, then in its sandbox, so that a restart in
+//! between loses nothing. Values of credentials are never in the record; whoever has them tells again.
 
 use cordium_spec::Egress;
 
 use super::*;
+use crate::plan::{self, Secrets};
 
 impl Actor {
-    pub(super) async fn set_egress(&mut self, run_id: &str, egress: Egress, reply: Reply<bool>) {
-        match self.record_egress(run_id, &egress).await {
+    pub(super) async fn set_egress(
+        &mut self,
+        run_id: &str,
+        egress: Egress,
+        secrets: &Secrets,
+        reply: Reply<bool>,
+    ) {
+        match self.record_egress(run_id, &egress, secrets).await {
             Ok(()) => self.apply_policy(Some(reply)),
             Err(error) => drop(reply.send(Err(error))),
         }
     }
 
-    async fn record_egress(&mut self, run_id: &str, egress: &Egress) -> Result<(), RequestError> {
+    async fn record_egress(
+        &mut self,
+        run_id: &str,
+        egress: &Egress,
+        secrets: &Secrets,
+    ) -> Result<(), RequestError> {
         let runs = self.run.as_ref().is_some_and(|run| matches!(run.stage, Stage::Starting | Stage::Up));
         if !runs || self.record.latest.run_id != run_id {
             let message = format!("workspace {} has no run {run_id:?}", self.record.latest.workspace_name);
@@ -24,6 +37,7 @@ impl Actor {
         let mut spec = cordium_spec::parse_resolved_json(&self.record.spec_json)
             .map_err(|error| RequestError::Internal(format!("the recorded spec: {error}")))?;
         spec.runtime.network.egress = egress.clone();
+        let bindings = plan::bindings(&spec, secrets)?;
         let spec_json = serde_json::to_string(&spec)
             .map_err(|error| RequestError::Internal(format!("writing the spec: {error}")))?;
         let before = std::mem::replace(&mut self.record.spec_json, spec_json);
@@ -35,6 +49,9 @@ impl Actor {
         }
         if let Some(run) = &mut self.run {
             run.stale_policy = true;
+            if !spec.runtime.network.credentials.is_empty() {
+                run.bindings = Some(bindings.into());
+            }
         }
         Ok(())
     }
@@ -59,6 +76,7 @@ impl Actor {
             return;
         };
         run.stale_policy = false;
+        let bindings = run.bindings.clone();
         let egress =
             cordium_spec::parse_resolved_json(&self.record.spec_json).map(|spec| spec.runtime.network.egress);
         let policy = egress.map(|egress| self.context.sandbox.policy(&egress));
@@ -68,7 +86,10 @@ impl Actor {
             let mut newest = newest.lock().await;
             let told = match &policy {
                 _ if *newest > number => Ok(()),
-                Ok(policy) => sandbox.set_policy(policy).await.map_err(|error| error.to_string()),
+                Ok(policy) => {
+                    let told = sandbox.set_policy(policy, bindings.as_deref()).await;
+                    told.map_err(|error| error.to_string())
+                }
                 Err(error) => Err(format!("the recorded spec: {error}")),
             };
             if told.is_ok() {

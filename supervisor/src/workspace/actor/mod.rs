@@ -7,6 +7,7 @@ mod tell;
 
 use std::{sync::Arc, time::SystemTime};
 
+use cordium_broker::Binding;
 use cordium_proto::v1::{
     AgentEvent, Failure, Limit, PhaseEvent, StoppingReason, WorkspaceState, agent_event, failure::Type,
 };
@@ -67,6 +68,8 @@ struct Run {
     lease: Option<Arc<crate::images::RunImage>>,
     /// The sandbox is, or may be, under another egress policy than the record's.
     stale_policy: bool,
+    /// Credentials that came after its start, if any did.
+    bindings: Option<Arc<[Binding]>>,
     deadline: Option<Instant>,
     last_detail: Instant,
 }
@@ -148,7 +151,9 @@ impl Actor {
                 let _ = reply.send(answer);
             }
             Request::Stop { reason, force, reply } => self.stop(reason, force, reply),
-            Request::SetEgress { run_id, egress, reply } => self.set_egress(&run_id, *egress, reply).await,
+            Request::SetEgress { run_id, egress, secrets, reply } => {
+                self.set_egress(&run_id, *egress, &secrets, reply).await;
+            }
             Request::Delete { reply } => {
                 self.deletions.push(reply);
                 match self.run.as_ref().map(|run| run.stage) {

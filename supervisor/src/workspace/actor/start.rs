@@ -103,6 +103,7 @@ impl Actor {
             pump: None,
             lease: None,
             stale_policy: false,
+            bindings: None,
             deadline,
             last_detail: Instant::now(),
         });

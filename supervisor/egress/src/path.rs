@@ -3,7 +3,7 @@
 //! What servers are known to read differently (dot segments, empty segments, encoded slashes, `;`) is not resolved but refused.
 
 /// Decodes what needs no percent sign, writes the rest of the escapes in capital letters, and refuses what is ambiguous.
-pub(super) fn normalise(path: &str) -> Result<String, &'static str> {
+pub fn normalise(path: &str) -> Result<String, &'static str> {
     if !path.starts_with('/') {
         return Err("the path does not begin with '/'");
     }
@@ -49,19 +49,20 @@ pub(super) fn normalise(path: &str) -> Result<String, &'static str> {
 }
 
 /// Whether a path begins with these whole segments. Both are normal.
-pub(super) fn is_below(path: &str, prefix: &str) -> bool {
+pub fn is_below(path: &str, prefix: &str) -> bool {
     let prefix = prefix.strip_suffix('/').unwrap_or(prefix);
     path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-pub(super) fn escaped(digits: [Option<u8>; 2]) -> Option<u8> {
+/// The byte that two digits after a percent sign stand for.
+pub fn escaped(digits: [Option<u8>; 2]) -> Option<u8> {
     let digit =
         |digit: Option<u8>| char::from(digit?).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
     Some(digit(digits[0])? << 4 | digit(digits[1])?)
 }
 
 /// RFC 3986 §2.3.
-pub(super) fn is_unreserved(byte: u8) -> bool {
+pub fn is_unreserved(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-._~".contains(&byte)
 }
 

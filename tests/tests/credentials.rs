@@ -1,0 +1,284 @@
+//! Credentials: a workspace's requests carry the value of a secret, and the workspace has a placeholder.
+//!
+//! Injection and refusals have their tests behind a gateway of their own (supervisor/broker/tests/inspect); here the whole way is
+//! walked, from the spec to real programs, with a server on the node's loopback.
+
+use std::{
+    process::{Command, ExitCode},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use cordium_proto::v1::{DeleteResourceRequest, Kind, UpdateRequest};
+use cordium_tests::{
+    Fixture, Result, Suite, Workspace, ensure, ensure_eq, fixture,
+    git::{PASSWORD, USERNAME},
+    http::{Reply, Request, Server},
+    json, process,
+    suite::TearDown,
+    tls::Authority,
+    user::User,
+    workspace::put_secret,
+};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+const HOST: &str = "host.cordium.internal";
+const VALUE: &str = "ghp_16C7e42F292c6912E7710c838347Ae178B4a";
+const ROTATED: &str = "ghp_26C7e42F292c6912E7710c838347Ae178B4b";
+
+struct Shared {
+    f: Arc<Fixture>,
+    w: Workspace,
+    api: Server,
+    git: Server,
+    authority: String,
+    /// The last request to `api`: its Authorization, and its query.
+    seen: Arc<Mutex<(String, String)>>,
+    _scratch: tempfile::TempDir,
+}
+
+impl TearDown for Shared {
+    async fn tear_down(self: Arc<Self>) -> Result<()> {
+        Arc::clone(&self.f).tear_down().await
+    }
+}
+
+fn main() -> ExitCode {
+    Suite::new("credentials")
+        .case("requests_carry_the_value_and_the_workspace_has_a_placeholder", requests_carry_the_value)
+        .case("the_value_is_nowhere_inside", the_value_is_nowhere_inside)
+        .case("programs_trust_the_authority_of_the_workspace", programs_trust_the_authority)
+        .case("git_clones_over_https_with_a_password_that_it_does_not_have", git_clones_over_https)
+        .case("a_request_that_no_binding_is_for_is_refused", a_request_that_no_binding_is_for_is_refused)
+        .case("what_is_not_bound_is_passed_through_untouched", what_is_not_bound_is_passed_through)
+        .case("rotation_is_on_the_next_request_and_revocation_is_immediate", rotation_and_revocation)
+        .case("credentials_outlive_broker_and_supervisor", credentials_outlive_broker_and_supervisor)
+        .case("a_value_that_no_header_can_have_is_refused_by_name", a_bad_value_is_refused_by_name)
+        .one_at_a_time()
+        .run(set_up)
+}
+
+async fn set_up() -> Result<Shared> {
+    let user = User::for_tests()?;
+    let scratch = tempfile::tempdir()?;
+    let authority = Authority::create(&scratch.path().join("tls"), &user)?;
+    let party = authority.issue(HOST, &user)?;
+    let seen: Arc<Mutex<(String, String)>> = Arc::default();
+    let note = Arc::clone(&seen);
+    let api = Server::start_tls(
+        Arc::new(move |request: &Request| {
+            let authorization = request.header("authorization").unwrap_or_default().to_owned();
+            *note.lock().unwrap_or_else(PoisonError::into_inner) = (authorization, request.query.clone());
+            Ok(Reply::status(200, "welcome"))
+        }),
+        party.server()?,
+    )?;
+    let git = fixture::repositories(&scratch.path().join("git"))?.over_tls(party.server()?)?;
+    let ports = [api.port(), git.port()];
+    let f = Arc::new(Fixture::start_with("credentials", |options| options.host_ports.extend(ports)).await?);
+    put_secret(&f.clients, "api-token", VALUE).await?;
+    put_secret(&f.clients, "git-password", PASSWORD).await?;
+    let authority = std::fs::read_to_string(&party.ca)?;
+    let spec = json!({"runtime": {"network": {
+        "egress": {"defaultAction": "DENY"},
+        "extraRoots": [authority],
+        "credentials": [
+            {"name": "api", "fromSecret": "api-token", "hosts": [HOST], "paths": ["/v1"], "env": "API_TOKEN"},
+            {"name": "git", "fromSecret": "git-password", "hosts": [HOST], "paths": ["/private.git"],
+             "inject": {"basic": {"username": USERNAME}}, "env": "GIT_PASSWORD"},
+        ],
+    }}});
+    let w = f.run("bound", &f.base(spec)).await?;
+    Ok(Shared { f, w, api, git, authority, seen, _scratch: scratch })
+}
+
+impl Shared {
+    fn url(&self, path: &str) -> String {
+        format!("https://{HOST}:{}{path}", self.api.port())
+    }
+
+    fn seen(&self) -> (String, String) {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+async fn requests_carry_the_value(s: Arc<Shared>) -> Result<()> {
+    let placeholder = s.w.ok("printf %s \"$API_TOKEN\"").await?;
+    ensure!(placeholder.starts_with("ghp_") && placeholder.len() == VALUE.len(), "{placeholder}");
+    ensure!(placeholder != VALUE, "the value itself is inside");
+    // With the placeholder, as a client that knows it sends it, and without a word.
+    for header in ["--header \"Authorization: Bearer $API_TOKEN\"", ""] {
+        let answer = s.w.ok(&format!("curl -sS --fail --max-time 20 {header} {}", s.url("/v1/user"))).await?;
+        ensure_eq!(answer, "welcome");
+        ensure_eq!(s.seen().0, format!("Bearer {VALUE}"));
+    }
+    let script = format!("curl -sS --fail --max-time 20 \"{}?key=$API_TOKEN\"", s.url("/v1/user"));
+    s.w.ok(&script).await?;
+    ensure_eq!(s.seen().1, format!("key={VALUE}"));
+    Ok(())
+}
+
+async fn the_value_is_nowhere_inside(s: Arc<Shared>) -> Result<()> {
+    s.w.ok(&format!("curl -sS --fail --max-time 20 {}", s.url("/v1/user"))).await?;
+    // The pattern is put together inside, so that it does not find itself.
+    let script = format!(
+        "set -- '{}' '{}'; pattern=\"$1$2\"; \
+         for file in /proc/[0-9]*/environ /proc/[0-9]*/cmdline; do tr '\\0' '\\n' < \"$file\" 2>/dev/null; done \
+         | grep -c -F \"$pattern\"; \
+         grep -r -l -s -F \"$pattern\" /etc /run /tmp /var/lib /var/log /home /root /workspace; true",
+        &VALUE[..20],
+        &VALUE[20..]
+    );
+    ensure_eq!(s.w.root_ok(&script).await?.trim(), "0");
+    let logs = process::run(Command::new("find").arg(&s.f.dir).args([
+        "-xdev",
+        "-name",
+        "*.log",
+        "-not",
+        "-path",
+        "*/volume/*",
+    ]))?;
+    ensure!(logs.contains("broker.log"), "{logs}");
+    for path in logs.lines() {
+        let text = String::from_utf8_lossy(&std::fs::read(path)?).into_owned();
+        ensure!(!text.contains(VALUE) && !text.contains(PASSWORD), "a value stands in {path}");
+    }
+    Ok(())
+}
+
+async fn programs_trust_the_authority(s: Arc<Shared>) -> Result<()> {
+    let port = s.api.port();
+    let openssl = format!(
+        "printf 'GET /v1/x HTTP/1.0\\r\\nHost: {HOST}:{port}\\r\\n\\r\\n' \
+         | timeout 20 openssl s_client -quiet -verify_return_error -connect {HOST}:{port} -servername {HOST} 2>/dev/null"
+    );
+    ensure!(s.w.ok(&openssl).await?.ends_with("welcome"), "openssl");
+    let python = format!(
+        "python3 -c \"import urllib.request; print(urllib.request.urlopen('{}', timeout=20).read().decode(), end='')\"",
+        s.url("/v1/x")
+    );
+    ensure_eq!(s.w.ok(&python).await?, "welcome");
+    // Root's environment is another one.
+    ensure_eq!(s.w.root_ok(&format!("curl -sS --fail --max-time 20 {}", s.url("/v1/x"))).await?, "welcome");
+    ensure_eq!(s.seen().0, format!("Bearer {VALUE}"));
+    Ok(())
+}
+
+async fn git_clones_over_https(s: Arc<Shared>) -> Result<()> {
+    let script = format!(
+        "rm -rf /tmp/private && git clone -q https://{USERNAME}:$GIT_PASSWORD@{HOST}:{}/private.git /tmp/private \
+         && cat /tmp/private/SECRET && cat /tmp/private/.git/config",
+        s.git.port()
+    );
+    let output = s.w.ok(&script).await?;
+    ensure!(output.contains("only with a password") && !output.contains(PASSWORD), "{output}");
+    Ok(())
+}
+
+async fn a_request_that_no_binding_is_for_is_refused(s: Arc<Shared>) -> Result<()> {
+    let script = |path: &str, header: &str| {
+        format!("curl -sS --max-time 20 --path-as-is {header} --write-out '%{{http_code}}' '{}'", s.url(path))
+    };
+    for path in ["/v2/user", "/v1x", "/v1/../v2", "/v1/%2e%2e/v2", "//v1"] {
+        let answer = s.w.ok(&script(path, "")).await?;
+        let (body, code) = answer.split_at(answer.len().saturating_sub(3));
+        ensure!(code == "403", "{path}: {answer}");
+        let body: serde_json::Value = serde_json::from_str(body)?;
+        ensure!(body["rule"].as_str().is_some_and(|rule| rule.starts_with("credential ")), "{path}: {body}");
+    }
+    // The placeholder of one credential on a request for another.
+    let carried = script("/private.git/info/refs", "--header \"X-Token: $API_TOKEN\"").replace('\'', "\"");
+    ensure!(s.w.ok(&carried.replace('%', "%")).await?.ends_with("403"), "a placeholder went elsewhere");
+    let denials = s.f.cli().ok(&["egress", "log", "bound", "-o", "json"]).await?;
+    ensure!(denials.contains("credential api"), "{denials}");
+    Ok(())
+}
+
+async fn what_is_not_bound_is_passed_through(s: Arc<Shared>) -> Result<()> {
+    let spec = json!({"runtime": {"network": {"egress": {"defaultAction": "DENY"}}}});
+    let w = s.f.run("unbound", &s.f.base(spec)).await?;
+    // The server's own certificate arrives, which nobody inside trusts (60) unless told to.
+    ensure_eq!(w.sh(&format!("curl -sS --max-time 20 {}", s.url("/"))).await?.code(), 60);
+    let script = format!(
+        "cat > /tmp/ca.pem <<'END'\n{}\nEND\ncurl -sS --cacert /tmp/ca.pem {}",
+        s.authority,
+        s.url("/")
+    );
+    ensure_eq!(w.ok(&script).await?, "welcome");
+    ensure_eq!(s.seen().0, "");
+    w.delete().await
+}
+
+async fn rotation_and_revocation(s: Arc<Shared>) -> Result<()> {
+    put_secret(&s.f.clients, "turning", VALUE).await?;
+    let spec = json!({"runtime": {"network": {
+        "extraRoots": [s.authority],
+        "credentials": [{"name": "turning", "fromSecret": "turning", "hosts": [HOST], "env": "TOKEN"}],
+    }}});
+    let w = s.f.run("turning", &s.f.base(spec)).await?;
+    let ask = format!("curl -sS --fail --max-time 20 {}", s.url("/"));
+    w.ok(&ask).await?;
+    ensure_eq!(s.seen().0, format!("Bearer {VALUE}"));
+    let placeholder = w.ok("printf %s \"$TOKEN\"").await?;
+
+    let update = UpdateRequest {
+        kind: Kind::Secret.into(),
+        r#ref: "turning".into(),
+        secret_data: Some(format!("{ROTATED}\n").into_bytes().into()),
+        ..Default::default()
+    };
+    s.f.clients.control.clone().update(update).await?;
+    w.ok(&ask).await?;
+    ensure_eq!(s.seen().0, format!("Bearer {ROTATED}"));
+    ensure_eq!(w.ok("printf %s \"$TOKEN\"").await?, placeholder);
+
+    let mut delete =
+        DeleteResourceRequest { kind: Kind::Secret.into(), r#ref: "turning".into(), ..Default::default() };
+    let used = s.f.clients.control.clone().delete(delete.clone()).await;
+    ensure!(used.is_err_and(|status| status.message().contains("is used by")), "a secret in use was deleted");
+    delete.force = true;
+    let warnings = s.f.clients.control.clone().delete(delete).await?.into_inner().warnings;
+    ensure!(warnings.is_empty(), "{warnings:?}");
+    // Nothing is bound any more: the server's own certificate arrives.
+    ensure_eq!(w.sh(&ask).await?.code(), 60);
+    w.stop().await?;
+    let refused = w.request_start(&[]).await;
+    ensure!(refused.is_err_and(|error| format!("{error:#}").contains("turning")), "it started without");
+    w.delete().await
+}
+
+async fn credentials_outlive_broker_and_supervisor(s: Arc<Shared>) -> Result<()> {
+    let ask = format!("curl -sS --fail --retry 5 --retry-all-errors --max-time 20 {}", s.url("/v1/user"));
+    let brokers = process::mentioning(&s.f.dir).into_iter().filter(|(_, line)| line.contains(" broker "));
+    for (pid, _) in brokers {
+        kill(Pid::from_raw(pid), Signal::SIGKILL)?;
+    }
+    ensure_eq!(s.w.ok(&ask).await?, "welcome");
+    ensure_eq!(s.seen().0, format!("Bearer {VALUE}"));
+    // A changed policy leaves the credentials as they are.
+    let cli = s.f.cli();
+    let policy = json!({"defaultAction": "ALLOW_PUBLIC"}).to_string();
+    let answer = cli.run_with(cli.command(&["policy", "set", "bound", "-f", "-"]), policy.as_bytes()).await?;
+    ensure!(answer.code == 0, "{answer:?}");
+    tokio::time::timeout(Duration::from_secs(60), s.w.ok(&ask)).await??;
+    ensure_eq!(s.seen().0, format!("Bearer {VALUE}"));
+    Ok(())
+}
+
+async fn a_bad_value_is_refused_by_name(s: Arc<Shared>) -> Result<()> {
+    put_secret(&s.f.clients, "two-lines", "one\ntwo").await?;
+    let credential = json!({"name": "bad", "fromSecret": "two-lines", "hosts": [HOST]});
+    let spec = json!({"runtime": {"network": {"credentials": [credential]}}});
+    let w = s.f.create("bad-value", &s.f.small(spec)).await?;
+    let error = w.request_start(&[]).await.err().map(|error| format!("{error:#}")).unwrap_or_default();
+    ensure!(
+        error.contains("credentials[0].fromSecret")
+            && error.contains("two-lines")
+            && !error.contains("one\\n"),
+        "{error}"
+    );
+    w.delete().await
+}
