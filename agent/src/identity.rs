@@ -7,6 +7,7 @@ use cordium_proto::v1::PrepareRequest;
 use crate::accounts::{AccountFiles, Credentials, resolve};
 use crate::environment::{DEFAULT_PATH, Environment, pairs};
 use crate::rootless;
+use crate::trust;
 
 /// The user whose workspace this is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,9 +38,13 @@ pub struct Identity {
 }
 
 impl Identity {
-    pub fn new(user: WorkspaceUser, request: &PrepareRequest) -> Self {
+    /// `trust` says where the trust stores are, unless the image or the spec does.
+    pub fn new(user: WorkspaceUser, request: &PrepareRequest, trust: &trust::Variables) -> Self {
         let uid = request.workspace_uid.as_str();
-        let base = Environment::default().with(pairs(&request.image_env)).with(pairs(&request.env)).with([
+        let stores = trust.iter().map(|(key, value)| (*key, value.as_str()));
+        let set =
+            Environment::default().with(stores).with(pairs(&request.image_env)).with(pairs(&request.env));
+        let base = set.with([
             ("CORDIUM", "1"),
             ("CORDIUM_NAME", request.workspace_name.as_str()),
             ("CORDIUM_HOSTNAME", request.hostname.as_str()),
@@ -127,10 +132,12 @@ mod tests {
             home: "/home/me".into(),
             shell: Some("/bin/sh".into()),
         };
-        let environment = Identity::new(user, &request).environment(Who::User);
+        let trust = vec![("A", "trust".to_owned()), ("SSL_CERT_FILE", "/bundle".to_owned())];
+        let environment = Identity::new(user, &request, &trust).environment(Who::User);
         let get = |key| environment.get(key);
         assert_eq!(get("A"), Some("spec"));
         assert_eq!(get("PATH"), Some("/image/bin"));
+        assert_eq!(get("SSL_CERT_FILE"), Some("/bundle"));
         assert_eq!(get("CORDIUM_NAME"), Some("demo"));
         assert_eq!((get("HOME"), get("USER"), get("SHELL")), (Some("/home/me"), Some("me"), Some("/bin/sh")));
     }

@@ -40,6 +40,7 @@ mod tasks;
 mod terminal;
 mod terminals;
 mod tree;
+mod trust;
 mod workspace_user;
 
 use std::process::ExitCode;

@@ -1,6 +1,6 @@
 //! From a bare root file system to a running workspace, in order:
 //!
-//! an empty /run → names → user → directories → read-only root → *commands may run* → main process → clones → dotfiles →
+//! an empty /run → names → trust stores → user → directories → read-only root → *commands may run* → main process → clones → dotfiles →
 //! ON_CREATE → POST_START (the rest of the history is fetched meanwhile) → *running*.
 
 use std::io;
@@ -10,13 +10,14 @@ use std::time::Duration;
 
 use cordium_proto::v1::{Failure, PrepareRequest, Repository, TaskType};
 
+use crate::environment::{Environment, pairs};
 use crate::identity::{Identity, WorkspaceUser};
 use crate::repositories::Repositories;
 use crate::state::{Stage, State};
 use crate::state_dir::{CREATING, StateDir};
 use crate::tasks::Budget;
 use crate::{
-    dotfiles, etc, failures, main_process, rootfs, rootless, run_dir, sys, tasks, tree, workspace_user,
+    dotfiles, etc, failures, main_process, rootfs, rootless, run_dir, sys, tasks, tree, trust, workspace_user,
 };
 
 const FRESH_BUDGET: Duration = Duration::from_secs(60 * 60);
@@ -44,7 +45,7 @@ async fn prepare(state: &Arc<State>, request: &Arc<PrepareRequest>) -> Result<()
             .map_err(|e| failures::unknown(e.to_string()))??
     };
     let creating = setup.creating;
-    let identity = Arc::new(Identity::new(setup.user, request));
+    let identity = Arc::new(Identity::new(setup.user, request, &setup.trust));
     state.enter(Stage::Ready(Arc::clone(&identity)));
     tasks::check_shell(&identity, &request.tasks)?;
     if let Some(main) = request.main.as_ref().filter(|main| !main.argv.is_empty()) {
@@ -107,6 +108,7 @@ struct Setup {
     marks: Option<StateDir>,
     /// A fresh run, or one that takes up a creation that was cut short.
     creating: bool,
+    trust: trust::Variables,
 }
 
 /// The part that works on files only.
@@ -118,6 +120,9 @@ fn set_up(state: &State, request: &PrepareRequest) -> Result<Setup, Failure> {
     if let Err(error) = crate::rootfs::make_temporary_dirs() {
         state.events.warning(format!("making the temporary directories: {error}"));
     }
+    let set = Environment::default().with(pairs(&request.image_env)).with(pairs(&request.env));
+    let trust = trust::apply(Path::new("/"), &request.trust_anchor_pem, &set);
+    trust.warnings.into_iter().for_each(|warning| state.events.warning(warning));
     let user = workspace_user::ensure(&state.events).map_err(|e| failures::unknown(e.to_string()))?;
     rootless::give_ids(&user, &state.events);
     let marks = match StateDir::open() {
@@ -143,7 +148,7 @@ fn set_up(state: &State, request: &PrepareRequest) -> Result<Setup, Failure> {
         rootfs::make_read_only(&user).map_err(|e| failures::unknown(e.to_string()))?;
     }
     rootless::give_directories(&user, &state.events);
-    Ok(Setup { user, marks, creating })
+    Ok(Setup { user, marks, creating, trust: trust.variables })
 }
 
 /// All of it when it is new or belongs to somebody else, as after a change of the image; else nothing.

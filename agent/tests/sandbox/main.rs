@@ -10,3 +10,4 @@ mod harness;
 mod shutdown;
 mod tasks;
 mod terminals;
+mod trust;
