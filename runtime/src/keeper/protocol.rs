@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use crate::{SandboxPlan, Usage, cgroup::CgroupPlan};
 
 /// Lets an old keeper live under a new supervisor. Raised with every change of these messages.
-pub(crate) const PROTOCOL: u32 = 4;
+pub(crate) const PROTOCOL: u32 = 5;
 
 /// The longest message, in bytes: a plan with 128 layers needs far less than half of it, an egress policy at most 1 MiB.
 pub(crate) const MAX_LINE: u64 = 2 << 20;

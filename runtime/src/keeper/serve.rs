@@ -256,7 +256,9 @@ impl Keeper {
     }
 
     /// Has the broker decide by another policy, now and whenever it is registered with again. Why not, in words.
-    fn set_policy(&mut self, policy: Policy) -> Result<(), String> {
+    fn set_policy(&mut self, mut policy: Policy) -> Result<(), String> {
+        // Whose flows these are stays what it was at the start.
+        policy.context = self.egress.policy.context.clone();
         check_policy(&policy)?;
         if let Some(registered) = &self.registered {
             match registered.set_policy(&policy) {

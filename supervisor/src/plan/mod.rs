@@ -57,6 +57,8 @@ pub struct RunPlan {
     pub capabilities: Vec<String>,
     /// What may be reached, as far as the spec says.
     pub egress: cordium_spec::Egress,
+    /// Whose flows these are.
+    pub subject: cordium_egress::Subject,
     /// What is mounted from the node's volumes, outer ones first.
     pub volumes: Vec<VolumeMount>,
     /// Replaces the image's entrypoint.
