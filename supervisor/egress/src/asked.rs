@@ -1,7 +1,6 @@
 //! The conditions of a policy, and what they have answered while one flow or one name is decided.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 
 use crate::condition::{Condition, Facts, Moment, Place, Subject};
 use crate::{Action, Host};
@@ -12,15 +11,27 @@ pub(crate) const BUDGET: u32 = 16_384;
 
 /// By rule.
 #[derive(Debug, Default)]
-pub(crate) struct Conditions(HashMap<u32, Condition>);
+pub(crate) struct Conditions {
+    list: Vec<Condition>,
+    /// The place of a rule's condition in the list.
+    of_rules: Vec<Option<usize>>,
+}
 
 impl Conditions {
+    /// Rules are added in their order.
     pub(crate) fn add(&mut self, rule: u32, condition: Condition) {
-        self.0.insert(rule, condition);
+        self.of_rules.resize(rule as usize, None);
+        self.of_rules.push(Some(self.list.len()));
+        self.list.push(condition);
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.0.len()
+        self.list.len()
+    }
+
+    fn of(&self, rule: u32) -> Option<(usize, &Condition)> {
+        let place = (*self.of_rules.get(rule as usize)?)?;
+        Some((place, self.list.get(place)?))
     }
 }
 
@@ -32,7 +43,8 @@ pub(crate) struct Asked<'p> {
     subject: &'p Subject,
     at: Moment,
     place: Option<Place<'p>>,
-    answers: RefCell<Vec<(u32, Option<bool>)>>,
+    /// By the place of the condition, once there is one.
+    answers: RefCell<Vec<Option<Option<bool>>>>,
     left: Cell<u32>,
 }
 
@@ -49,13 +61,13 @@ impl<'p> Asked<'p> {
     /// Whether the rule matches, as far as its condition goes. Without an answer an ALLOW does not and a DENY does; where
     /// the flow is not known yet, it is the other way round.
     pub(crate) fn holds(&self, rule: u32, action: Action, host: Option<&Host>) -> bool {
-        let Some(condition) = self.conditions.0.get(&rule) else { return true };
+        let Some((place, condition)) = self.conditions.of(rule) else { return true };
         if condition.by_host() && host.is_none() {
             return false;
         }
         let not_known_yet = self.place.is_none() && condition.by_place();
         let closed = action == Action::Deny;
-        match self.answer(rule, condition, host) {
+        match self.answer(place, condition, host) {
             Some(answer) => answer.unwrap_or(closed != not_known_yet),
             None => closed,
         }
@@ -63,22 +75,22 @@ impl<'p> Asked<'p> {
 
     /// Whether the rule could match under some host.
     pub(crate) fn could_hold(&self, rule: u32, action: Action) -> bool {
-        let by_host = self.conditions.0.get(&rule).is_some_and(Condition::by_host);
+        let by_host = self.conditions.of(rule).is_some_and(|(_, condition)| condition.by_host());
         by_host || self.holds(rule, action, None)
     }
 
     /// None when nothing is left to ask with.
-    fn answer(&self, rule: u32, condition: &Condition, host: Option<&Host>) -> Option<Option<bool>> {
-        if !condition.by_host()
-            && let Some((_, answer)) = self.answers.borrow().iter().find(|(asked, _)| *asked == rule)
-        {
+    fn answer(&self, place: usize, condition: &Condition, host: Option<&Host>) -> Option<Option<bool>> {
+        if let Some(Some(answer)) = self.answers.borrow().get(place) {
             return Some(*answer);
         }
         self.left.set(self.left.get().checked_sub(condition.nodes())?);
         let answer =
             condition.evaluate(&Facts { subject: self.subject, at: self.at, host, place: self.place });
         if !condition.by_host() {
-            self.answers.borrow_mut().push((rule, answer));
+            let mut answers = self.answers.borrow_mut();
+            answers.resize(self.conditions.len(), None);
+            answers[place] = Some(answer);
         }
         Some(answer)
     }
