@@ -47,7 +47,8 @@ impl Control for ControlService {
             asked.name = names::generated();
         }
         let (core, entry) = (self.open()?, entries::create(actor::of(&request), request.get_ref()));
-        let made = core.audit.around(entry, create::create(core, request.into_inner()));
+        let user = actor::user(&request);
+        let made = core.audit.around(entry, create::create(core, request.into_inner(), user));
         Ok(made.await.map(Response::new)?)
     }
 
@@ -80,9 +81,10 @@ impl Control for ControlService {
         let (core, asked) = (self.open()?, request.get_ref());
         let entry = entries::start(actor::of(&request), asked);
         let entry = audit::about(core, Kind::Workspace, &asked.r#ref, &asked.space, entry);
+        let user = actor::user(&request);
         let started = core
             .audit
-            .around(entry, async { start::start(core, start::Wish::try_from(request.into_inner())?).await });
+            .around(entry, async { start::start(core, start::Wish::new(request.into_inner(), user)?).await });
         Ok(started.await.map(Response::new)?)
     }
 

@@ -34,6 +34,10 @@ fn main() -> ExitCode {
             the_nodes_open_ports_are_no_part_of_the_policy,
         )
         .case("denials_are_listed_and_followed_to_the_end", denials_are_listed_and_followed_to_the_end)
+        .case(
+            "conditions_know_the_workspace_and_who_started_it",
+            conditions_know_the_workspace_and_who_started_it,
+        )
         .case("a_new_policy_holds_over_the_end_of_the_broker", a_new_policy_holds_over_the_end_of_the_broker)
         .one_at_a_time()
         .run(|| async {
@@ -115,6 +119,40 @@ async fn rule(w: &Workspace) -> Result<String> {
     let body = w.ok(&format!("curl --silent --max-time 20 http://{NOBODY}/")).await?;
     let body: serde_json::Value = serde_json::from_str(&body)?;
     Ok(body["rule"].as_str().unwrap_or_default().to_owned())
+}
+
+async fn conditions_know_the_workspace_and_who_started_it(s: Arc<Shared>) -> Result<()> {
+    let deny = |name: &str, condition: &str| json!({"name": name, "action": "DENY", "cidrs": ["192.0.2.0/24"], "condition": condition});
+    let user = format!("uid {}", nix::unistd::geteuid());
+    let mine = format!(
+        "ctx.workspace.name == 'conditional' && ctx.workspace.space == 'default' && ctx.user.name == '{user}' \
+         && ctx.request.address == '{NOBODY}' && ctx.request.port == 80 && ctx.request.protocol == 'tcp'"
+    );
+    let rules = json!([deny("others", "ctx.workspace.name != 'conditional'"), deny("mine", &mine)]);
+    let spec =
+        s.f.base(json!({"runtime": {"network": {"egress": {"defaultAction": "DENY", "rules": rules}}}}));
+    let w = s.f.run("conditional", &spec).await?;
+    ensure_eq!(rule(&w).await?, "mine");
+
+    // What it knows of the workspace stays; the time is that of the connection.
+    let set = async |condition: String| -> Result<cordium_tests::cli::Answer> {
+        let policy = json!({"defaultAction": "DENY", "rules": [deny("later", &condition)]}).to_string();
+        let cli = s.f.cli();
+        let command = cli.command(&["policy", "set", "conditional", "-f", "-"]);
+        Ok(cli.run_with(command, policy.as_bytes()).await?)
+    };
+    let answer = set(format!("{mine} && ctx.time.date > '2025-12-31'")).await?;
+    ensure!(answer.code == 0, "{answer:?}");
+    ensure_eq!(rule(&w).await?, "later");
+    let answer = set(format!("{mine} && ctx.time.date < '2025-12-31'")).await?;
+    ensure!(answer.code == 0, "{answer:?}");
+    ensure_eq!(rule(&w).await?, "default");
+
+    let answer = set("ctx.time.hour ==\n 'eight'".to_owned()).await?;
+    let expected = "rules[0].condition: was a string at line 2, column 2; allowed: a number";
+    ensure!(answer.code != 0 && answer.err.contains(expected), "{answer:?}");
+    ensure_eq!(rule(&w).await?, "default");
+    w.delete().await
 }
 
 async fn a_new_policy_holds_over_the_end_of_the_broker(s: Arc<Shared>) -> Result<()> {

@@ -50,7 +50,7 @@ const RANGES_WANTED: u32 = 64;
 /// Tests look at two workspaces side by side.
 const RANGES_NEEDED: u32 = 2;
 /// GiB of disk space, of which the builds take most.
-const ROOM_WANTED: u64 = 14;
+const ROOM_WANTED: u64 = 10;
 
 pub async fn run() -> Result<()> {
     ensure().await?;

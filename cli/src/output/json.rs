@@ -218,6 +218,7 @@ fn run(r: &Run) -> Value {
     let config = (!vars.is_empty()).then(|| json!({ "vars": vars }));
     Object::default()
         .text("id", &r.id)
+        .text("startedBy", &r.started_by)
         .time("initializedAt", r.initialized_at.as_ref())
         .time("stoppedAt", r.stopped_at.as_ref())
         .maybe("failure", r.failure.as_ref().map(failure))

@@ -263,7 +263,9 @@ impl Keeper {
     }
 
     /// Has the broker go by another policy and other bindings, now and whenever it is registered with again. Why not, in words.
-    fn set_policy(&mut self, policy: Policy, bindings: Option<Vec<Binding>>) -> Result<(), String> {
+    fn set_policy(&mut self, mut policy: Policy, bindings: Option<Vec<Binding>>) -> Result<(), String> {
+        // Whose flows these are stays what it was at the start.
+        policy.context = self.egress.policy.context.clone();
         check_policy(&policy)?;
         let mut credentials = self.egress.credentials.clone();
         if let Some(bindings) = bindings {

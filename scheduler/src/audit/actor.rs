@@ -5,11 +5,17 @@ use tonic::{Request, transport::server::UdsConnectInfo};
 
 pub fn of<T>(request: &Request<T>) -> String {
     let peer = request.extensions().get::<UdsConnectInfo>().and_then(|info| info.peer_cred);
+    if let Some(pid) = peer.and_then(|peer| peer.pid()) {
+        return format!("{} (pid {pid})", user(request));
+    }
+    user(request)
+}
+
+/// The same for every process of one user.
+pub fn user<T>(request: &Request<T>) -> String {
+    let peer = request.extensions().get::<UdsConnectInfo>().and_then(|info| info.peer_cred);
     if let Some(peer) = peer {
-        return match peer.pid() {
-            Some(pid) => format!("uid {} (pid {pid})", peer.uid()),
-            None => format!("uid {}", peer.uid()),
-        };
+        return format!("uid {}", peer.uid());
     }
     match request.peer_certs().as_deref().and_then(|chain| chain.first()) {
         Some(leaf) => format!("certificate sha256:{}", hex::encode(Sha256::digest(leaf))),

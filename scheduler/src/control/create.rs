@@ -19,7 +19,8 @@ use crate::{
     },
 };
 
-pub async fn create(core: &Arc<Core>, request: CreateRequest) -> Result<Resource, ApiError> {
+/// `user` is who asks.
+pub async fn create(core: &Arc<Core>, request: CreateRequest, user: String) -> Result<Resource, ApiError> {
     let kind = request.kind();
     check_display_name(&request.display_name)?;
     check_labels(&request.labels)?;
@@ -38,7 +39,7 @@ pub async fn create(core: &Arc<Core>, request: CreateRequest) -> Result<Resource
         updated_at: clock::now_micros(),
     };
     if kind == Kind::Workspace {
-        return workspace(core, record, request).await;
+        return workspace(core, record, request, user).await;
     }
     let (cipher, inner) = (core.cipher.clone(), core.clone());
     core.store
@@ -86,7 +87,12 @@ fn check_fields(kind: Kind, request: &CreateRequest) -> Result<(), ApiError> {
     if kind == Kind::Secret { secrets::check_data(&request.secret_data) } else { Ok(()) }
 }
 
-async fn workspace(core: &Arc<Core>, record: Record, request: CreateRequest) -> Result<Resource, ApiError> {
+async fn workspace(
+    core: &Arc<Core>,
+    record: Record,
+    request: CreateRequest,
+    user: String,
+) -> Result<Resource, ApiError> {
     let vars: BTreeMap<_, _> = request.vars.clone().into_iter().collect();
     let (max, start) = (core.config.max_workspaces, request.start);
     let made = {
@@ -103,8 +109,8 @@ async fn workspace(core: &Arc<Core>, record: Record, request: CreateRequest) -> 
         return Ok(made.to_resource());
     }
     let uid = made.record.uid;
-    let wish =
-        start::Wish { target: Target::Uid(uid.clone()), vars, node: String::new(), key: String::new() };
+    let (node, key) = (String::new(), String::new());
+    let wish = start::Wish { target: Target::Uid(uid.clone()), vars, node, key, user };
     match start::start(core, wish).await {
         Ok(resource) => Ok(resource),
         // Never begun: as if it had not been created. What a node has refused stays, to be looked at.

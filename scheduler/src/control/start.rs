@@ -39,12 +39,12 @@ pub struct Wish {
     pub vars: BTreeMap<String, String>,
     pub node: String,
     pub key: String,
+    /// Who asks.
+    pub user: String,
 }
 
-impl TryFrom<StartWorkspaceRequest> for Wish {
-    type Error = ApiError;
-
-    fn try_from(request: StartWorkspaceRequest) -> Result<Self, ApiError> {
+impl Wish {
+    pub fn new(request: StartWorkspaceRequest, user: String) -> Result<Self, ApiError> {
         if request.idempotency_key.len() > MAX_KEY {
             return Err(ApiError::invalid(format!("idempotency_key: allowed: at most {MAX_KEY} bytes")));
         }
@@ -53,6 +53,7 @@ impl TryFrom<StartWorkspaceRequest> for Wish {
             vars: request.vars.into_iter().collect(),
             node: request.node,
             key: request.idempotency_key,
+            user,
         })
     }
 }
@@ -126,6 +127,9 @@ fn begin(conn: &Connection, core: &Core, uid: &str, wish: Wish) -> Result<Begun,
     let run_id = names::new_uid();
     let before = ws.status.state;
     status::begin_run(&mut ws.status, &run_id, wish.vars.into_iter().collect(), clock::now());
+    if let Some(run) = &mut ws.status.run {
+        run.started_by = wish.user;
+    }
     // A run that begins here must not be taken for what was left here; what is left elsewhere is of no use any more.
     Left::Workspace.remove(conn, &node, uid)?;
     if !ws.last_node.is_empty() && ws.last_node != node {
@@ -193,6 +197,8 @@ fn request(
         secrets,
         user: None,
         volumes: volumes::grants(volumes),
+        started_by: ws.status.run.as_ref().map(|run| run.started_by.clone()).unwrap_or_default(),
+        template: ws.template.clone(),
     }
 }
 

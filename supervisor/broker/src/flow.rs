@@ -3,9 +3,9 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use cordium_egress::Host;
+use cordium_egress::{Host, Moment};
 use rustix::net::sockopt;
 use tokio::io::Interest;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -101,7 +101,8 @@ impl Flows {
             Some(name) => Arc::from([name]),
             None => self.pins.names(destination.ip(), Instant::now()),
         };
-        let (target, asks) = match self.rules.decide(destination, &names, node::owns) {
+        let began = SystemTime::now().into();
+        let (target, asks) = match self.rules.decide(destination, &names, began, node::owns) {
             Decision::Allow(target) => (target, false),
             Decision::Ask(target) => (target, true),
             Decision::Deny(why) => {
@@ -122,7 +123,7 @@ impl Flows {
                 return debug!(workspace = self.workspace, %destination, "destination did not answer in time");
             }
         };
-        let flow = Flow { rules: &self.rules, destination, names, asks, spoken: OnceLock::new() };
+        let flow = Flow { rules: &self.rules, destination, names, began, asks, spoken: OnceLock::new() };
         match flow.join(&client.stream, &upstream.stream, &self.pipes, &mut changes).await {
             Ok(()) => {
                 client.close();
@@ -192,6 +193,8 @@ struct Flow<'a> {
     destination: SocketAddr,
     /// Those that led to the destination when the flow was opened.
     names: Arc<[Host]>,
+    /// Conditions on the time go by this.
+    began: Moment,
     /// The client's bytes wait until what they say is allowed.
     asks: bool,
     spoken: OnceLock<Spoken>,
@@ -260,7 +263,8 @@ impl Flow<'_> {
     }
 
     fn settle(&self, spoken: &Spoken) -> Result<(), Why> {
-        self.rules.settle(self.destination, &self.names, spoken.said()).map_err(|why| spoken.explain(why))
+        let settled = self.rules.settle(self.destination, &self.names, self.began, spoken.said());
+        settled.map_err(|why| spoken.explain(why))
     }
 
     /// Whether one of the names has a credential: no other flow is looked into.
@@ -284,7 +288,7 @@ impl Flow<'_> {
         while changes.changed().await.is_ok() {
             let allowed = match self.spoken.get() {
                 Some(spoken) => self.settle(spoken),
-                None if self.asks => self.rules.may_speak(self.destination, &self.names),
+                None if self.asks => self.rules.may_speak(self.destination, &self.names, self.began),
                 None => self.settle(&Spoken::Unasked),
             };
             if let Err(why) = allowed {

@@ -15,6 +15,9 @@ mod end;
 mod fdpass;
 mod first;
 mod flow;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod inspect;
 mod limiter;
 mod main_loop;

@@ -6,8 +6,9 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::SystemTime;
 
-use cordium_egress::{Compiled, Flow, Host, Reason, Ruling, Said, Verdict, protected, spellings};
+use cordium_egress::{Compiled, Flow, Host, Moment, Reason, Ruling, Said, Verdict, protected, spellings};
 use tokio::sync::watch;
 
 use crate::denials::Why;
@@ -91,11 +92,12 @@ impl Rules {
         Host::parse(crate::HOST_NAME).ok().filter(|_| self.is_mapped(destination))
     }
 
-    /// `names` led to the destination. `is_node` tells whether an address is one of the node's own.
+    /// `names` led to the destination when the flow began. `is_node` tells whether an address is one of the node's own.
     pub(crate) fn decide(
         &self,
         destination: SocketAddr,
         names: &[Host],
+        began: Moment,
         is_node: impl Fn(IpAddr) -> bool,
     ) -> Decision {
         let address = destination.ip().to_canonical();
@@ -122,7 +124,7 @@ impl Rules {
             ));
         }
         let policy = self.policy();
-        match policy.decide(&Flow { address, port, names }) {
+        match policy.decide(&Flow { address, port, names, began }) {
             Verdict::Decided(Ruling::Allow { .. }) => Decision::Allow((address, port).into()),
             Verdict::Decided(Ruling::Deny { rule, reason }) => {
                 Decision::Deny(why_denied(&rule.to_string(), reason))
@@ -132,11 +134,18 @@ impl Rules {
     }
 
     /// The decision on a flow whose first bytes are known, or on one that is open while the policy changes.
-    pub(crate) fn settle(&self, destination: SocketAddr, names: &[Host], said: Said<'_>) -> Result<(), Why> {
+    pub(crate) fn settle(
+        &self,
+        destination: SocketAddr,
+        names: &[Host],
+        began: Moment,
+        said: Said<'_>,
+    ) -> Result<(), Why> {
         if self.is_mapped(destination) {
             return Ok(());
         }
-        let flow = Flow { address: destination.ip().to_canonical(), port: destination.port(), names };
+        let (address, port) = (destination.ip().to_canonical(), destination.port());
+        let flow = Flow { address, port, names, began };
         match self.policy().decide_again(&flow, said) {
             Ruling::Allow { .. } => Ok(()),
             Ruling::Deny { rule, reason } => Err(why_denied(&rule.to_string(), reason)),
@@ -144,8 +153,13 @@ impl Rules {
     }
 
     /// Whether a flow that is open but has said nothing yet may go on to speak.
-    pub(crate) fn may_speak(&self, destination: SocketAddr, names: &[Host]) -> Result<(), Why> {
-        match self.decide(destination, names, |_| false) {
+    pub(crate) fn may_speak(
+        &self,
+        destination: SocketAddr,
+        names: &[Host],
+        began: Moment,
+    ) -> Result<(), Why> {
+        match self.decide(destination, names, began, |_| false) {
             Decision::Deny(why) => Err(why),
             Decision::Allow(_) | Decision::Ask(_) => Ok(()),
         }
@@ -153,7 +167,7 @@ impl Rules {
 
     /// Whether a name outside this node may be asked for.
     pub(crate) fn resolves(&self, name: &Host) -> Result<(), Why> {
-        match self.policy().resolves(name) {
+        match self.policy().resolves(name, SystemTime::now().into()) {
             Ruling::Allow { .. } => Ok(()),
             Ruling::Deny { rule, reason } => Err(why_denied(&rule.to_string(), reason)),
         }
@@ -171,9 +185,13 @@ fn why_denied(rule: &str, reason: Reason) -> Why {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use cordium_egress::{Action, DefaultAction, Policy, Rule};
+    use cordium_egress::{Action, Policy, Rule};
 
     use super::*;
+
+    fn now() -> Moment {
+        Moment::at(1_795_298_193)
+    }
 
     fn allow(cidrs: &[&str], hosts: &[&str]) -> Policy {
         let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
@@ -183,8 +201,9 @@ mod tests {
             cidrs: texts(cidrs),
             hosts: texts(hosts),
             ports: vec![],
+            condition: None,
         };
-        Policy { default_action: DefaultAction::Deny, rules: vec![rule], protected: vec![] }
+        Policy { rules: vec![rule], ..Policy::default() }
     }
 
     fn everything() -> Policy {
@@ -199,7 +218,7 @@ mod tests {
 
     fn rule(policy: &Policy, destination: &str) -> String {
         let node: IpAddr = "10.1.2.3".parse().unwrap();
-        match rules(policy).decide(destination.parse().unwrap(), &[], |address| address == node) {
+        match rules(policy).decide(destination.parse().unwrap(), &[], now(), |address| address == node) {
             Decision::Allow(_) => "allowed".to_owned(),
             Decision::Ask(_) => "asked".to_owned(),
             Decision::Deny(why) => why.rule,
@@ -234,7 +253,7 @@ mod tests {
     #[test]
     fn the_gateway_is_the_nodes_loopback_on_given_ports_only() {
         for policy in [everything(), Policy::default()] {
-            let decide = |port| rules(&policy).decide((crate::GATEWAY_V4, port).into(), &[], |_| true);
+            let decide = |port| rules(&policy).decide((crate::GATEWAY_V4, port).into(), &[], now(), |_| true);
             assert_eq!(decide(8080), Decision::Allow("127.0.0.1:8080".parse().unwrap()));
             for port in [0, 22, 8081, crate::TCP_PORT] {
                 assert!(matches!(decide(port), Decision::Deny(why) if why.rule == "host-ports"), "{port}");
@@ -248,23 +267,23 @@ mod tests {
         let destination: SocketAddr = "1.1.1.1:443".parse().unwrap();
         let [a, b] = ["a.example", "b.example"].map(|name| Host::parse(name).unwrap());
         assert_eq!(
-            rules.decide(destination, std::slice::from_ref(&a), |_| false),
+            rules.decide(destination, std::slice::from_ref(&a), now(), |_| false),
             Decision::Ask(destination)
         );
-        assert!(matches!(rules.decide(destination, &[], |_| false), Decision::Deny(_)));
+        assert!(matches!(rules.decide(destination, &[], now(), |_| false), Decision::Deny(_)));
         let names = [a.clone(), b.clone()];
-        assert_eq!(rules.settle(destination, &names, Said::Name(&a)), Ok(()));
-        assert!(rules.settle(destination, &names, Said::Name(&b)).is_err());
+        assert_eq!(rules.settle(destination, &names, now(), Said::Name(&a)), Ok(()));
+        assert!(rules.settle(destination, &names, now(), Said::Name(&b)).is_err());
         assert_eq!((rules.resolves(&a), rules.resolves(&b).is_err()), (Ok(()), true));
-        assert_eq!(rules.may_speak(destination, &names), Ok(()));
+        assert_eq!(rules.may_speak(destination, &names, now()), Ok(()));
 
         let mut changes = rules.changes();
         rules.set(Policy::default().compile().unwrap(), None);
         assert!(changes.has_changed().unwrap());
         changes.mark_unchanged();
-        assert!(rules.settle(destination, &names, Said::Name(&a)).is_err());
-        assert!(rules.may_speak(destination, &names).is_err() && rules.resolves(&a).is_err());
+        assert!(rules.settle(destination, &names, now(), Said::Name(&a)).is_err());
+        assert!(rules.may_speak(destination, &names, now()).is_err() && rules.resolves(&a).is_err());
         // The host mapping is not the policy's.
-        assert_eq!(rules.settle((crate::GATEWAY_V4, 8080).into(), &[], Said::Unasked), Ok(()));
+        assert_eq!(rules.settle((crate::GATEWAY_V4, 8080).into(), &[], now(), Said::Unasked), Ok(()));
     }
 }

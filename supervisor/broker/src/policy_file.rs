@@ -149,8 +149,10 @@ mod tests {
             cidrs: vec![],
             hosts: vec![format!("{}.example.com", "x".repeat(60))],
             ports: vec![443],
+            condition: None,
         };
-        Policy { default_action: DefaultAction::AllowPublic, rules: vec![rule; rules], protected: vec![] }
+        let default_action = DefaultAction::AllowPublic;
+        Policy { default_action, rules: vec![rule; rules], ..Policy::default() }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use serde::{Deserialize, Serialize};
 
 /// Version of the registration message. A broker that outlived an upgrade refuses what it does not know.
-pub const PROTOCOL_VERSION: u32 = 3;
+pub const PROTOCOL_VERSION: u32 = 4;
 
 /// Longest message in either direction.
 pub(crate) const MAX_MESSAGE: usize = 64 * 1024;
@@ -116,7 +116,7 @@ mod tests {
     #[test]
     fn another_version_is_refused_by_name_even_if_its_fields_are_unknown() {
         let error = Hello::parse(br#"{"version":99,"somethingNew":true}"#).unwrap_err();
-        assert!(error.contains("version 99") && error.contains('3'), "{error}");
+        assert!(error.contains("version 99") && error.contains('4'), "{error}");
     }
 
     #[test]
@@ -125,10 +125,10 @@ mod tests {
             "",
             "[]",
             "{}",
-            r#"{"version":3}"#,
-            r#"{"version":3,"registration":{"workspace":"a","gatewayV4":"100.127.255.253","x":1}}"#,
-            r#"{"version":3,"registration":{"workspace":"a","gatewayV4":"nonsense"}}"#,
-            r#"{"version":2,"registration":{"workspace":"a","gatewayV4":"100.127.255.253"}}"#,
+            r#"{"version":4}"#,
+            r#"{"version":4,"registration":{"workspace":"a","gatewayV4":"100.127.255.253","x":1}}"#,
+            r#"{"version":4,"registration":{"workspace":"a","gatewayV4":"nonsense"}}"#,
+            r#"{"version":3,"registration":{"workspace":"a","gatewayV4":"100.127.255.253"}}"#,
         ] {
             assert!(Hello::parse(text.as_bytes()).is_err(), "{text}");
         }

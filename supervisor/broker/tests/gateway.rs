@@ -26,7 +26,8 @@ fn broker_process() {
 /// Every address, private ones too.
 fn everything() -> Policy {
     let cidrs = vec!["0.0.0.0/0".to_owned(), "::/0".to_owned()];
-    let rule = Rule { name: None, action: Action::Allow, cidrs, hosts: vec![], ports: vec![] };
+    let rule =
+        Rule { name: None, action: Action::Allow, cidrs, hosts: vec![], ports: vec![], condition: None };
     Policy { rules: vec![rule], ..Policy::default() }
 }
 

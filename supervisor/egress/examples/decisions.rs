@@ -2,7 +2,7 @@
 
 use std::error::Error;
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use cordium_egress::{Action, DefaultAction, Flow, Host, Policy, Rule, Said};
 
@@ -45,7 +45,7 @@ fn rule(dice: &mut Dice, rules: u64) -> Rule {
     }
     let action = if dice.roll(10) == 0 { Action::Deny } else { Action::Allow };
     let ports = (0..dice.roll(2)).map(|_| 1 + dice.roll(65_535) as u16).collect();
-    Rule { name: None, action, cidrs, hosts, ports }
+    Rule { name: None, action, cidrs, hosts, ports, condition: None }
 }
 
 fn cidr(address: IpAddr, shorter: u32) -> String {
@@ -69,18 +69,24 @@ fn main() -> Result<(), Box<dyn Error>> {
     for count in [1, 100, 10_000] {
         let mut dice = Dice(count);
         let rules = (0..count).map(|_| rule(&mut dice, count)).collect();
-        let policy =
-            Policy { default_action: DefaultAction::Deny, rules, protected: vec!["10.0.0.0/8".into()] };
+        let policy = Policy {
+            default_action: DefaultAction::Deny,
+            rules,
+            protected: vec!["10.0.0.0/8".into()],
+            context: None,
+        };
         let started = Instant::now();
         let compiled = policy.compile()?;
         let compile = started.elapsed();
+        let began = SystemTime::now().into();
         let mut times = Vec::with_capacity(DECISIONS);
         for _ in 0..DECISIONS {
             let names = [Host::parse(&dice.host(count))?, Host::parse(&format!("www.{}", dice.host(count)))?];
             let address = dice.address();
             let port = 1 + dice.roll(65_535) as u16;
             let started = Instant::now();
-            let ruling = compiled.decide_again(&Flow { address, port, names: &names }, Said::Name(&names[0]));
+            let ruling =
+                compiled.decide_again(&Flow { address, port, names: &names, began }, Said::Name(&names[0]));
             std::hint::black_box(ruling);
             times.push(started.elapsed());
         }

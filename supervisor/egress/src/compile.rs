@@ -1,6 +1,7 @@
 //! From a policy as written to one that answers fast.
 
 use crate::compiled::{Compiled, PatternRules, PrefixRules};
+use crate::condition::{Condition, MAX_CONDITIONS};
 use crate::policy::{MAX_PROTECTED, MAX_RULE_BYTES, MAX_RULES, ParsedRule, check_count, cidrs};
 use crate::{Action, Cidr, Policy, PolicyError};
 
@@ -24,6 +25,10 @@ impl Policy {
                 compiled.protected_index.push(index);
             }
         }
+        if let Some(subject) = &self.context {
+            subject.check()?;
+            compiled.subject = subject.clone();
+        }
         let mut pairs = 0;
         for (index, rule) in self.rules.iter().enumerate() {
             let path = format!("rules[{index}]");
@@ -36,58 +41,72 @@ impl Policy {
             // MAX_RULES is far below this.
             let index = u32::try_from(index).unwrap_or(u32::MAX);
             compiled.names_of_rules.push(rule.name.as_deref().map(Into::into));
-            compiled.add(index, &parsed);
+            if compiled.conditions.len() == MAX_CONDITIONS && parsed.condition.is_some() {
+                let was = format!("one more than {MAX_CONDITIONS}");
+                let allowed = format!("at most {MAX_CONDITIONS} rules with a condition");
+                return Err(PolicyError::new(format!("{path}.condition"), was, allowed));
+            }
+            compiled.add(index, parsed);
         }
         Ok(compiled)
     }
 }
 
 impl Compiled {
-    fn add(&mut self, index: u32, rule: &ParsedRule) {
+    fn add(&mut self, index: u32, mut rule: ParsedRule) {
+        let condition = rule.condition.take();
+        let conditional = condition.is_some();
+        let by_host = condition.as_ref().is_some_and(Condition::by_host);
+        if let Some(condition) = condition {
+            self.conditions.add(index, condition);
+        }
+        let rule = &rule;
         let prefixes: Vec<u32> = rule.cidrs.iter().map(|cidr| self.prefix(*cidr)).collect();
         let patterns: Vec<u32> = rule.hosts.iter().map(|pattern| self.pattern(pattern)).collect();
         if patterns.is_empty() {
             for id in &prefixes {
-                self.prefix_rules[*id as usize].plain.add(rule.action, &rule.ports, index);
+                let rules = &mut self.prefix_rules[*id as usize];
+                rules.plain.add(rule.action, &rule.ports, index, conditional);
+                if rule.action == Action::Deny && by_host {
+                    rules.names_denied.add(&rule.ports, index, conditional);
+                }
             }
-            if rule.action == Action::Allow && rule.cidrs.iter().any(Cidr::is_everything) {
-                self.resolves_all.get_or_insert(index);
+            if rule.action == Action::Allow && (by_host || rule.cidrs.iter().any(Cidr::is_everything)) {
+                self.resolves_all.add(index, conditional);
             }
             return;
         }
-        self.add_resolution(index, rule, &patterns);
+        self.add_resolution(index, rule, &patterns, conditional);
         if prefixes.is_empty() {
             for id in &patterns {
-                self.pattern_rules[*id as usize].anywhere.add(rule.action, &rule.ports, index);
+                self.pattern_rules[*id as usize].anywhere.add(rule.action, &rule.ports, index, conditional);
             }
             let by_name = match rule.action {
                 Action::Allow => &mut self.names_allowed,
                 Action::Deny => &mut self.names_denied,
             };
-            by_name.add(&rule.ports, index);
+            by_name.add(&rule.ports, index, conditional);
             return;
         }
         for prefix in prefixes {
             for pattern in &patterns {
                 let both = self.pairs.entry((prefix, *pattern)).or_default();
-                both.add(rule.action, &rule.ports, index);
+                both.add(rule.action, &rule.ports, index, conditional);
             }
             if rule.action == Action::Deny {
-                self.prefix_rules[prefix as usize].names_denied.add(&rule.ports, index);
+                self.prefix_rules[prefix as usize].names_denied.add(&rule.ports, index, conditional);
             }
         }
     }
 
     /// A DENY that says more than hosts leaves the name resolvable: only some flows to it are denied.
-    fn add_resolution(&mut self, index: u32, rule: &ParsedRule, patterns: &[u32]) {
+    fn add_resolution(&mut self, index: u32, rule: &ParsedRule, patterns: &[u32], conditional: bool) {
         for id in patterns {
             let rules = &mut self.pattern_rules[*id as usize];
             match rule.action {
-                Action::Allow => {
-                    rules.resolves.get_or_insert(index);
-                }
+                Action::Allow => rules.resolves.add(index, conditional),
                 Action::Deny if rule.ports.is_empty() && rule.cidrs.is_empty() => {
-                    rules.refuses.get_or_insert(index);
+                    rules.refuses.add(index, conditional);
                 }
                 Action::Deny => {}
             }
@@ -146,6 +165,7 @@ mod tests {
             cidrs: vec![],
             hosts: vec!["a.b".into()],
             ports: vec![],
+            condition: None,
         };
         let policy = |rule: crate::Rule, count| Policy { rules: vec![rule; count], ..Policy::default() };
         let path = |policy: Policy| policy.compile().unwrap_err().path;

@@ -3,10 +3,12 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
+use crate::asked::{Asked, Conditions};
+use crate::condition::{Moment, Place as Destination, Subject};
 use crate::names::Names;
-use crate::ports::{ByAction, Ports, lower};
+use crate::ports::{ByAction, Candidates, Ports};
 use crate::prefixes::Prefixes;
-use crate::{DefaultAction, Host, Reason, RuleRef, Ruling, is_public, protected, spellings};
+use crate::{Action, DefaultAction, Host, Reason, RuleRef, Ruling, is_public, protected, spellings};
 
 /// A policy that is ready for decisions. Immutable: a new policy is a new one.
 #[derive(Debug)]
@@ -26,8 +28,11 @@ pub struct Compiled {
     pub(crate) names_denied: Ports,
     /// ALLOW rules with hosts and without networks, whatever their hosts.
     pub(crate) names_allowed: Ports,
-    /// The first ALLOW rule for all addresses.
-    pub(crate) resolves_all: Option<u32>,
+    /// ALLOW rules for all addresses, and those whose condition goes by host.
+    pub(crate) resolves_all: Candidates,
+    pub(crate) conditions: Conditions,
+    /// Whose flows these are.
+    pub(crate) subject: Subject,
 }
 
 /// What rules say of one network.
@@ -44,8 +49,8 @@ pub(crate) struct PrefixRules {
 pub(crate) struct PatternRules {
     /// Rules without networks.
     pub anywhere: ByAction,
-    pub resolves: Option<u32>,
-    pub refuses: Option<u32>,
+    pub resolves: Candidates,
+    pub refuses: Candidates,
 }
 
 /// A connection that a workspace asks for.
@@ -55,6 +60,8 @@ pub struct Flow<'a> {
     pub port: u16,
     /// The names that the workspace resolved to this address.
     pub names: &'a [Host],
+    /// When the flow began: it stays what it was as long as the flow is open.
+    pub began: Moment,
 }
 
 /// What the client's first bytes said about the host it wants.
@@ -86,18 +93,20 @@ pub enum Verdict<'p, 'f> {
 pub struct ByName<'p, 'f> {
     compiled: &'p Compiled,
     flow: Flow<'f>,
-    place: Place,
+    place: Place<'p>,
 }
 
 /// What the rules have for an address, found once for all names.
 #[derive(Debug)]
-struct Place {
+struct Place<'p> {
     /// Networks that hold the address itself.
     own: Vec<u32>,
     /// Networks that hold the IPv4 address hidden in it: DENY rules count, ALLOW rules do not.
     hidden: Vec<u32>,
     public: bool,
     port: u16,
+    /// What the conditions have answered.
+    asked: Asked<'p>,
 }
 
 const HOST_NAME: RuleRef<'static> = RuleRef::Fixed("host-name");
@@ -132,7 +141,9 @@ impl Compiled {
             pairs: HashMap::new(),
             names_denied: Ports::default(),
             names_allowed: Ports::default(),
-            resolves_all: None,
+            resolves_all: Candidates::default(),
+            conditions: Conditions::default(),
+            subject: Subject::default(),
         }
     }
 
@@ -141,7 +152,7 @@ impl Compiled {
         if let Some(denied) = self.protects(flow.address) {
             return Verdict::Decided(denied);
         }
-        let place = self.place(flow.address, flow.port);
+        let place = self.place(flow);
         let unnamed = self.ruling(&place, None);
         let any_name = match unnamed {
             Ruling::Deny { reason: Reason::Rule, .. } => false,
@@ -168,17 +179,21 @@ impl Compiled {
         }
     }
 
-    /// Whether a name may be resolved.
-    pub fn resolves(&self, name: &Host) -> Ruling<'_> {
-        let (mut refuses, mut resolves) = (None, self.resolves_all);
+    /// Whether a name may be resolved now. What a condition asks of a flow is not known yet: an ALLOW counts if it could
+    /// match then, a DENY if it must.
+    pub fn resolves(&self, name: &Host, at: Moment) -> Ruling<'_> {
+        let asked = Asked::new(&self.conditions, &self.subject, at, None);
+        let (mut refuses, mut resolves) = (Candidates::default(), Candidates::default());
+        resolves.take_all(&self.resolves_all);
         for id in self.names.matching(name) {
             let rules = &self.pattern_rules[id as usize];
-            refuses = lower(refuses, rules.refuses);
-            resolves = lower(resolves, rules.resolves);
+            refuses.take_all(&rules.refuses);
+            resolves.take_all(&rules.resolves);
         }
-        if let Some(index) = refuses {
+        if let Some(index) = refuses.first(|rule| asked.holds(rule, Action::Deny, Some(name))) {
             return Ruling::Deny { rule: self.rule(index), reason: Reason::Rule };
         }
+        let resolves = resolves.first(|rule| asked.holds(rule, Action::Allow, Some(name)));
         match (resolves, self.default_action) {
             (Some(index), _) => Ruling::Allow { rule: self.rule(index) },
             (None, DefaultAction::AllowPublic) => Ruling::Allow { rule: RuleRef::Default },
@@ -197,49 +212,49 @@ impl Compiled {
         Some(Ruling::Deny { rule: RuleRef::ProtectedNetwork { index }, reason: Reason::ProtectedNetwork })
     }
 
-    fn place(&self, address: IpAddr, port: u16) -> Place {
-        let address = address.to_canonical();
+    fn place(&self, flow: &Flow<'_>) -> Place<'_> {
+        let (address, port) = (flow.address.to_canonical(), flow.port);
         let [own, hidden] = spellings(address).map(|spelling| {
             spelling.into_iter().flat_map(|spelling| self.prefixes.matching(spelling)).collect()
         });
-        Place { own, hidden, public: is_public(address), port }
+        let destination = Destination { address, port, protocol: "tcp" };
+        let asked = Asked::new(&self.conditions, &self.subject, flow.began, Some(destination));
+        Place { own, hidden, public: is_public(address), port, asked }
     }
 
     /// The decision for a flow whose host is `name`, or for one that names none.
-    fn ruling(&self, place: &Place, name: Option<&Host>) -> Ruling<'_> {
+    fn ruling(&self, place: &Place<'_>, name: Option<&Host>) -> Ruling<'_> {
         let port = place.port;
-        let (mut allow, mut deny, mut private) = (None, None, None);
+        let (mut allow, mut deny, mut private) =
+            (Candidates::default(), Candidates::default(), Candidates::default());
         for id in &place.own {
             let rules = &self.prefix_rules[*id as usize].plain;
-            allow = lower(allow, rules.allow.first(port));
-            deny = lower(deny, rules.deny.first(port));
+            allow.take(&rules.allow, port);
+            deny.take(&rules.deny, port);
         }
         for id in &place.hidden {
-            deny = lower(deny, self.prefix_rules[*id as usize].plain.deny.first(port));
+            deny.take(&self.prefix_rules[*id as usize].plain.deny, port);
         }
         for pattern in name.into_iter().flat_map(|name| self.names.matching(name)) {
             let rules = &self.pattern_rules[pattern as usize].anywhere;
-            deny = lower(deny, rules.deny.first(port));
-            let allowed = rules.allow.first(port);
-            if place.public {
-                allow = lower(allow, allowed)
-            } else {
-                private = lower(private, allowed)
-            }
+            deny.take(&rules.deny, port);
+            if place.public { &mut allow } else { &mut private }.take(&rules.allow, port);
             if self.pairs.is_empty() {
                 continue;
             }
             for rules in place.own.iter().filter_map(|id| self.pairs.get(&(*id, pattern))) {
-                allow = lower(allow, rules.allow.first(port));
-                deny = lower(deny, rules.deny.first(port));
+                allow.take(&rules.allow, port);
+                deny.take(&rules.deny, port);
             }
             for rules in place.hidden.iter().filter_map(|id| self.pairs.get(&(*id, pattern))) {
-                deny = lower(deny, rules.deny.first(port));
+                deny.take(&rules.deny, port);
             }
         }
-        if let Some(index) = deny {
+        if let Some(index) = deny.first(|rule| place.asked.holds(rule, Action::Deny, name)) {
             return Ruling::Deny { rule: self.rule(index), reason: Reason::Rule };
         }
+        let allow = allow.first(|rule| place.asked.holds(rule, Action::Allow, name));
+        let private = private.first(|rule| allow.is_none() && place.asked.holds(rule, Action::Allow, name));
         match (allow, private, self.default_action) {
             (Some(index), ..) => Ruling::Allow { rule: self.rule(index) },
             (_, _, DefaultAction::AllowPublic) if place.public => Ruling::Allow { rule: RuleRef::Default },
@@ -253,7 +268,7 @@ impl Compiled {
 
     /// The decision for a flow that names none of its possible hosts: one that is denied denies it, one that is
     /// allowed is enough.
-    fn by_all_names(&self, place: &Place, names: &[Host]) -> Ruling<'_> {
+    fn by_all_names(&self, place: &Place<'_>, names: &[Host]) -> Ruling<'_> {
         let mut best = self.ruling(place, None);
         for name in names {
             let ruling = self.ruling(place, Some(name));
@@ -273,17 +288,23 @@ impl Compiled {
     }
 
     /// Some DENY rule would match this address and port under some name.
-    fn may_deny_by_name(&self, place: &Place) -> bool {
-        let of_network = |id: &u32| self.prefix_rules[*id as usize].names_denied.first(place.port).is_some();
-        self.names_denied.first(place.port).is_some()
-            || place.own.iter().any(of_network)
-            || place.hidden.iter().any(of_network)
+    fn may_deny_by_name(&self, place: &Place<'_>) -> bool {
+        let mut rules = Candidates::default();
+        rules.take(&self.names_denied, place.port);
+        for id in place.own.iter().chain(&place.hidden) {
+            rules.take(&self.prefix_rules[*id as usize].names_denied, place.port);
+        }
+        rules.first(|rule| place.asked.could_hold(rule, Action::Deny)).is_some()
     }
 
     /// Of the denials under each name, the one that helps most.
-    fn best_denial<'a>(&'a self, place: &Place, names: &[Host], unnamed: Ruling<'a>) -> Ruling<'a> {
-        if names.is_empty() && place.public && self.names_allowed.first(place.port).is_some() {
-            return Ruling::Deny { rule: HOST_NAME, reason: Reason::NoName };
+    fn best_denial<'a>(&'a self, place: &Place<'_>, names: &[Host], unnamed: Ruling<'a>) -> Ruling<'a> {
+        if names.is_empty() && place.public {
+            let mut rules = Candidates::default();
+            rules.take(&self.names_allowed, place.port);
+            if rules.first(|rule| place.asked.could_hold(rule, Action::Allow)).is_some() {
+                return Ruling::Deny { rule: HOST_NAME, reason: Reason::NoName };
+            }
         }
         let rulings = names.iter().map(|name| self.ruling(place, Some(name)));
         let said = |ruling: &Ruling<'_>| matches!(ruling.rule(), RuleRef::Rule { .. });

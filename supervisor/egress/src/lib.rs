@@ -5,10 +5,12 @@
 //! slow reading of the same text.
 
 mod address;
+mod asked;
 pub mod binding;
 mod cidr;
 mod compile;
 mod compiled;
+mod condition;
 mod host;
 #[cfg(test)]
 mod naive;
@@ -26,6 +28,7 @@ mod verdict;
 pub use address::spellings;
 pub use cidr::Cidr;
 pub use compiled::{ByName, Compiled, Flow, Said, Verdict};
+pub use condition::{ConditionError, MAX_CONDITION, MAX_CONDITIONS, Moment, Subject};
 pub use host::{Host, HostError, Pattern};
 pub use policy::{
     Action, DefaultAction, MAX_BYTES, MAX_ENTRIES, MAX_PROTECTED, MAX_RULES, Policy, PolicyError, Rule,

@@ -2,14 +2,17 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::net::IpAddr;
 
+use cel::{Context, Program, Value};
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 
 use crate::{
-    Action, Cidr, DefaultAction, Flow, Host, Pattern, Policy, Reason, Rule, RuleRef, Ruling, Said, Verdict,
-    is_public, protected, spellings,
+    Action, Cidr, DefaultAction, Flow, Host, Moment, Pattern, Policy, Reason, Rule, RuleRef, Ruling, Said,
+    Subject, Verdict, is_public, protected, spellings,
 };
 
 /// One flow under one name or none.
@@ -17,6 +20,73 @@ struct Question<'a> {
     address: IpAddr,
     port: u16,
     name: Option<&'a Host>,
+    at: i64,
+}
+
+fn goes_by_host(condition: Option<&String>) -> bool {
+    condition.is_some_and(|text| text.contains("ctx.request.host"))
+}
+
+/// What the `cel` crate makes of a condition, all of it: its parser, its macros, and maps for `ctx`.
+fn truth(
+    policy: &Policy,
+    text: &str,
+    name: Option<&Host>,
+    place: Option<(IpAddr, u16)>,
+    at: i64,
+) -> Option<bool> {
+    thread_local! {
+        static PROGRAMS: RefCell<HashMap<String, Program>> = RefCell::default();
+    }
+    let map = |pairs: Vec<(&str, Value)>| {
+        Value::from(pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect::<HashMap<_, _>>())
+    };
+    let subject = policy.context.clone().unwrap_or_default();
+    let mut workspace = vec![
+        ("name", Value::from(subject.workspace)),
+        ("uid", subject.uid.into()),
+        ("space", subject.space.into()),
+    ];
+    workspace.extend(subject.template.map(|text| ("template", text.into())));
+    let user = subject.user.map(|text| ("name", Value::from(text)));
+    let mut request: Vec<(&str, Value)> =
+        name.map(|name| ("host", name.as_str().to_owned().into())).into_iter().collect();
+    if let Some((address, port)) = place {
+        request.push(("address", address.to_canonical().to_string().into()));
+        request.push(("port", i64::from(port).into()));
+        request.push(("protocol", "tcp".to_owned().into()));
+    }
+    let time = vec![
+        ("hour", Value::from(at / 3600 % 24)),
+        ("minute", Value::from(at / 60 % 60)),
+        ("weekday", Value::from((at / 86_400 + 4) % 7)),
+        ("date", Moment::at(at).date().into()),
+        ("timestamp", Value::from(at)),
+    ];
+    let ctx = map(vec![
+        ("workspace", map(workspace)),
+        ("user", map(user.into_iter().collect())),
+        ("request", map(request)),
+        ("time", map(time)),
+    ]);
+    PROGRAMS.with_borrow_mut(|programs| {
+        let program = programs.entry(text.to_owned()).or_insert_with(|| Program::compile(text).unwrap());
+        let mut context = Context::default();
+        context.add_variable_from_value("ctx", ctx);
+        match program.execute(&context) {
+            Ok(Value::Bool(answer)) => Some(answer),
+            _ => None,
+        }
+    })
+}
+
+fn holds_where_true(policy: &Policy, rule: &Rule, asked: &Question<'_>) -> bool {
+    let Some(text) = &rule.condition else { return true };
+    if goes_by_host(Some(text)) && asked.name.is_none() {
+        return false;
+    }
+    let place = Some((asked.address, asked.port));
+    truth(policy, text, asked.name, place, asked.at).unwrap_or(rule.action == Action::Deny)
 }
 
 fn hosts_match(rule: &Rule, name: Option<&Host>) -> bool {
@@ -28,7 +98,7 @@ fn holds(cidrs: &[String], address: IpAddr) -> bool {
     cidrs.iter().any(|text| Cidr::parse(text).unwrap().contains(address))
 }
 
-fn matches(rule: &Rule, asked: &Question<'_>) -> bool {
+fn matches(policy: &Policy, rule: &Rule, asked: &Question<'_>) -> bool {
     let address = asked.address.to_canonical();
     let addresses = match rule.action {
         Action::Allow if rule.cidrs.is_empty() => is_public(address),
@@ -38,14 +108,17 @@ fn matches(rule: &Rule, asked: &Question<'_>) -> bool {
                 || spellings(address).into_iter().flatten().any(|one| holds(&rule.cidrs, one))
         }
     };
-    addresses && hosts_match(rule, asked.name) && (rule.ports.is_empty() || rule.ports.contains(&asked.port))
+    addresses
+        && hosts_match(rule, asked.name)
+        && (rule.ports.is_empty() || rule.ports.contains(&asked.port))
+        && holds_where_true(policy, rule, asked)
 }
 
 /// Who decides: `Ok` allows.
 type Outcome = Result<String, String>;
 
 fn first(policy: &Policy, action: Action, asked: &Question<'_>) -> Option<usize> {
-    policy.rules.iter().position(|rule| rule.action == action && matches(rule, asked))
+    policy.rules.iter().position(|rule| rule.action == action && matches(policy, rule, asked))
 }
 
 fn shown(policy: &Policy, index: usize) -> String {
@@ -72,25 +145,35 @@ fn never(policy: &Policy, address: IpAddr) -> bool {
 
 /// Whether the flow must be asked for its name.
 fn needs_name(policy: &Policy, flow: &Flow<'_>) -> bool {
-    let (address, port) = (flow.address, flow.port);
-    if first(policy, Action::Deny, &Question { address, port, name: None }).is_some() {
+    let (address, port, at) = (flow.address, flow.port, flow.began.seconds());
+    if first(policy, Action::Deny, &Question { address, port, name: None, at }).is_some() {
         return false;
     }
-    if ruling(policy, &Question { address, port, name: None }).is_ok() {
+    if ruling(policy, &Question { address, port, name: None, at }).is_ok() {
         return policy.rules.iter().any(|rule| {
-            let anyone = Rule { hosts: vec![], ..rule.clone() };
+            let by_host = goes_by_host(rule.condition.as_ref());
+            let condition = rule.condition.clone().filter(|_| !by_host);
+            let anyone = Rule { hosts: vec![], condition, ..rule.clone() };
             rule.action == Action::Deny
-                && !rule.hosts.is_empty()
-                && matches(&anyone, &Question { address, port, name: None })
+                && (by_host || !rule.hosts.is_empty())
+                && matches(policy, &anyone, &Question { address, port, name: None, at })
         });
     }
-    flow.names.iter().any(|name| ruling(policy, &Question { address, port, name: Some(name) }).is_ok())
+    flow.names.iter().any(|name| ruling(policy, &Question { address, port, name: Some(name), at }).is_ok())
 }
 
-fn resolves(policy: &Policy, name: &Host) -> bool {
-    let by_hosts = |rule: &&Rule| !rule.hosts.is_empty() && hosts_match(rule, Some(name));
+fn resolves(policy: &Policy, name: &Host, at: i64) -> bool {
+    let could = |rule: &Rule| {
+        let Some(text) = &rule.condition else { return true };
+        let unknown = ["address", "port", "protocol"]
+            .iter()
+            .any(|field| text.contains(&format!("ctx.request.{field}")));
+        truth(policy, text, Some(name), None, at).unwrap_or((rule.action == Action::Deny) != unknown)
+    };
+    let by_hosts = |rule: &&Rule| !rule.hosts.is_empty() && hosts_match(rule, Some(name)) && could(rule);
     let everything = |rule: &&Rule| {
-        rule.hosts.is_empty() && rule.cidrs.iter().any(|cidr| cidr == "0.0.0.0/0" || cidr == "::/0")
+        let all = rule.cidrs.iter().any(|cidr| cidr == "0.0.0.0/0" || cidr == "::/0");
+        rule.hosts.is_empty() && (all || goes_by_host(rule.condition.as_ref())) && could(rule)
     };
     let of = |action| policy.rules.iter().filter(move |rule| rule.action == action);
     if of(Action::Deny).filter(by_hosts).any(|rule| rule.ports.is_empty() && rule.cidrs.is_empty()) {
@@ -158,19 +241,40 @@ const NAMES: [&str; 8] = [
     "x.evil.test",
     "other",
 ];
+const CONDITIONS: [&str; 16] = [
+    "true",
+    "ctx.time.hour >= 8 && ctx.time.hour < 18",
+    "ctx.time.weekday in [1, 2, 3, 4, 5] ? ctx.request.port == 443 : ctx.request.port != 443",
+    "ctx.request.host.endsWith('.a.example') || ctx.request.host == 'evil.test'",
+    "!ctx.request.host.contains('b')",
+    "ctx.request.port == 80 && ctx.request.host.startsWith('e')",
+    "ctx.time.hour < 8 || ctx.request.address.startsWith('1.')",
+    "ctx.workspace.space == 'lab' && ctx.workspace.name != 'prod'",
+    "has(ctx.user.name) && ctx.user.name == 'uid 1000'",
+    "ctx.user.name == 'uid 1000'",
+    "ctx.workspace.template == 'python' || ctx.time.date < '2026-01-01'",
+    "1 / (ctx.time.hour - 12) > 0",
+    "1 / (ctx.time.hour - 12) > 0 || ctx.request.port == 22",
+    "ctx.time.timestamp % 2 == 0 && ctx.request.protocol == 'tcp'",
+    "ctx.request.port * 9223372036854775807 > 0",
+    "-ctx.time.minute <= -30 == (ctx.request.address in ['1.1.1.1', '8.8.8.8'])",
+];
+const MOMENTS: [i64; 4] = [0, 1_767_225_600, 1_795_262_400, 1_795_298_193];
 const PORTS: [u16; 3] = [22, 80, 443];
 
 fn rule() -> impl Strategy<Value = Rule> {
     let some = |all: &'static [&'static str]| subsequence(all.to_vec(), 0..=3);
     let action = select(vec![Action::Allow, Action::Deny]);
     let name = select(vec![None, None, Some("one"), Some("two")]);
-    (name, action, some(&CIDRS), some(&HOSTS), subsequence(PORTS.to_vec(), 0..=2)).prop_map(
-        |(name, action, cidrs, mut hosts, ports)| {
+    let condition = prop::option::of(select(CONDITIONS.to_vec()));
+    (name, action, some(&CIDRS), some(&HOSTS), subsequence(PORTS.to_vec(), 0..=2), condition).prop_map(
+        |(name, action, cidrs, mut hosts, ports, condition)| {
             if cidrs.is_empty() && hosts.is_empty() {
                 hosts.push("a.example");
             }
             let own = |list: Vec<&str>| list.into_iter().map(str::to_owned).collect();
-            Rule { name: name.map(str::to_owned), action, cidrs: own(cidrs), hosts: own(hosts), ports }
+            let (name, condition) = (name.map(str::to_owned), condition.map(str::to_owned));
+            Rule { name, action, cidrs: own(cidrs), hosts: own(hosts), ports, condition }
         },
     )
 }
@@ -179,8 +283,61 @@ fn policy() -> impl Strategy<Value = Policy> {
     let default = select(vec![DefaultAction::Deny, DefaultAction::AllowPublic]);
     let protected =
         subsequence(vec!["10.1.0.0/16".to_owned(), "2a00::/16".to_owned(), "8.8.8.8/32".to_owned()], 0..=2);
-    (default, prop::collection::vec(rule(), 0..6), protected)
-        .prop_map(|(default_action, rules, protected)| Policy { default_action, rules, protected })
+    let optional = |text: &'static str| prop::option::of(Just(text.to_owned()));
+    let context = (select(vec!["lab", "prod"]), optional("python"), optional("uid 1000")).prop_map(
+        |(space, template, user)| Subject {
+            workspace: "dev".into(),
+            uid: "u-1".into(),
+            space: space.into(),
+            template,
+            user,
+        },
+    );
+    (default, prop::collection::vec(rule(), 0..6), protected, prop::option::of(context)).prop_map(
+        |(default_action, rules, protected, context)| Policy { default_action, rules, protected, context },
+    )
+}
+
+fn word(words: &'static [&'static str]) -> impl Strategy<Value = String> {
+    select(words.to_vec()).prop_map(str::to_owned)
+}
+
+/// Trees over the whole language, most of them of the right types.
+fn expression() -> impl Strategy<Value = String> {
+    let int = word(&["0", "7", "-3", "443", "ctx.request.port", "ctx.time.hour", "ctx.time.timestamp"]);
+    let int = int.prop_recursive(2, 6, 2, |inner| {
+        (inner.clone(), word(&["+", "-", "*", "/", "%"]), inner)
+            .prop_map(|(a, op, b)| format!("({a} {op} {b})"))
+    });
+    let text = || {
+        word(&[
+            "'a'",
+            "\"evil.test\"",
+            "'\\''",
+            "''",
+            "ctx.request.host",
+            "ctx.user.name",
+            "ctx.workspace.space",
+        ])
+    };
+    let leaf = prop_oneof![
+        word(&["true", "false", "has(ctx.user.name)", "has(ctx.workspace.template)", "1 / 0 == 0"]),
+        (int.clone(), word(&["==", "!=", "<", "<=", ">", ">="]), int.clone())
+            .prop_map(|(a, op, b)| format!("{a} {op} {b}")),
+        (text(), word(&["==", "!=", "<", ">="]), text()).prop_map(|(a, op, b)| format!("{a} {op} {b}")),
+        (text(), word(&["startsWith", "endsWith", "contains"]), text())
+            .prop_map(|(a, method, b)| format!("{a}.{method}({b})")),
+        int.prop_map(|a| format!("{a} in [80, -443, 7]")),
+        text().prop_map(|a| format!("{a} in ['a', 'evil.test']")),
+    ];
+    leaf.prop_recursive(3, 24, 3, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 2..4).prop_map(|all| all.join(" && ")),
+            prop::collection::vec(inner.clone(), 2..4).prop_map(|all| format!("({})", all.join(" || "))),
+            inner.clone().prop_map(|a| format!("!({a})")),
+            (inner.clone(), inner.clone(), inner).prop_map(|(a, b, c)| format!("({a} ? {b} : {c})")),
+        ]
+    })
 }
 
 fn hosts(names: &[&str]) -> Vec<Host> {
@@ -197,13 +354,14 @@ proptest! {
         port in select(vec![22, 80, 443, 9999]),
         names in subsequence(NAMES.to_vec(), 0..=3),
         said in select(NAMES.to_vec()),
+        at in select(MOMENTS.to_vec()),
     ) {
         let compiled = policy.compile().unwrap();
         let address: IpAddr = address.parse().unwrap();
         let (names, said) = (hosts(&names), Host::parse(said).unwrap());
-        let flow = Flow { address, port, names: &names };
-        prop_assert_eq!(compiled.resolves(&said).is_allowed(), resolves(&policy, &said));
-        let ask = |name| ruling(&policy, &Question { address, port, name });
+        let flow = Flow { address, port, names: &names, began: Moment::at(at) };
+        prop_assert_eq!(compiled.resolves(&said, Moment::at(at)).is_allowed(), resolves(&policy, &said, at));
+        let ask = |name| ruling(&policy, &Question { address, port, name, at });
         match compiled.decide(&flow) {
             Verdict::Decided(decided) if never(&policy, address) => prop_assert!(!decided.is_allowed()),
             Verdict::ByName(_) if never(&policy, address) => prop_assert!(false, "{address} was not denied"),
@@ -246,12 +404,37 @@ proptest! {
         hosts in prop::collection::vec("[a-z*.-]{0,20}|.{0,10}", 0..3),
         name in prop::option::of(".{0,70}"),
         ports in prop::collection::vec(any::<u16>(), 0..3),
+        condition in prop::option::of("(ctx|\\.time|\\.hour|[a-z0-9'\"?:.()!&<>= -]){0,20}|.{0,10}"),
     ) {
-        let rule = Rule { name, action: Action::Allow, cidrs, hosts, ports };
+        let rule = Rule { name, action: Action::Allow, cidrs, hosts, ports, condition };
         let policy = Policy { rules: vec![rule.clone()], ..Policy::default() };
         match policy.compile() {
             Ok(_) => prop_assert!(rule.check("x").is_ok()),
             Err(error) => prop_assert!(error.path.starts_with("rules[0]") && !error.allowed.is_empty()),
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1_500))]
+
+    #[test]
+    fn a_condition_means_what_the_crate_makes_of_it(
+        text in expression(),
+        at in select(MOMENTS.to_vec()),
+        name in select(NAMES.to_vec()),
+        user in prop::option::of(select(vec!["a", "evil.test"])),
+    ) {
+        let subject = Subject { user: user.map(str::to_owned), ..Subject::default() };
+        let policy = Policy { context: Some(subject.clone()), ..Policy::default() };
+        let (name, address) = (Host::parse(name).unwrap(), "1.1.1.1".parse().unwrap());
+        let condition = crate::condition::Condition::parse(&text).unwrap();
+        let place = crate::condition::Place { address, port: 443, protocol: "tcp" };
+        for place in [Some(place), None] {
+            let facts =
+                crate::condition::Facts { subject: &subject, at: Moment::at(at), host: Some(&name), place };
+            let expected = truth(&policy, &text, Some(&name), place.map(|place| (address, place.port)), at);
+            prop_assert_eq!(condition.evaluate(&facts), expected, "{}", text);
         }
     }
 }

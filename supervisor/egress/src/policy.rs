@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::condition::{Condition, Subject};
 use crate::{Cidr, Pattern};
 
 /// Rules of one policy.
@@ -31,6 +32,9 @@ pub struct Policy {
     /// The node's: networks that no rule opens.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub protected: Vec<String>,
+    /// The node's: whose flows these are, for conditions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub context: Option<Subject>,
 }
 
 /// What happens to a flow that no rule names.
@@ -57,6 +61,9 @@ pub struct Rule {
     pub hosts: Vec<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<u16>,
+    /// CEL: the rule matches only where it is true, too. One without an answer is false for an ALLOW and true for a DENY.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub condition: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,15 +96,23 @@ pub(crate) struct ParsedRule {
     pub cidrs: Vec<Cidr>,
     pub hosts: Vec<Pattern>,
     pub ports: Vec<u16>,
+    pub condition: Option<Condition>,
 }
 
 impl Policy {
+    /// Whether what the rules say depends on whose flow it is, or on when.
+    pub fn has_conditions(&self) -> bool {
+        self.rules.iter().any(|rule| rule.condition.is_some())
+    }
+
     /// No less than the JSON takes without the node's networks, if the texts are what they should be.
     pub(crate) fn weight(&self) -> usize {
         let texts = |list: &[String]| list.iter().map(|text| text.len() + 3).sum::<usize>();
         let rule = |rule: &Rule| {
             let name = rule.name.as_ref().map_or(0, String::len);
-            64 + name + texts(&rule.cidrs) + texts(&rule.hosts) + 6 * rule.ports.len()
+            // Quotes and ends of lines take two; nothing else in it has to be escaped.
+            let condition = rule.condition.as_ref().map_or(0, |text| 16 + 2 * text.len());
+            64 + name + texts(&rule.cidrs) + texts(&rule.hosts) + 6 * rule.ports.len() + condition
         };
         96 + self.rules.iter().map(rule).sum::<usize>()
     }
@@ -133,7 +148,13 @@ impl Rule {
             })
         };
         let hosts = self.hosts.iter().enumerate().map(host).collect::<Result<_, _>>()?;
-        Ok(ParsedRule { action: self.action, cidrs, hosts, ports: self.ports.clone() })
+        let condition = self
+            .condition
+            .as_deref()
+            .map(Condition::parse)
+            .transpose()
+            .map_err(|error| PolicyError::new(format!("{path}.condition"), error.was, error.allowed))?;
+        Ok(ParsedRule { action: self.action, cidrs, hosts, ports: self.ports.clone(), condition })
     }
 }
 
@@ -184,15 +205,31 @@ mod tests {
             cidrs: vec!["2001:db8::/32".into(); 3],
             hosts: vec!["*.example.com".into(); 2],
             ports: vec![65535; 128],
+            condition: Some("ctx.user.name\n== \"\\\"\"".into()),
         };
-        let bare = Rule { name: None, cidrs: vec![], ports: vec![], action: Action::Deny, ..rule.clone() };
+        let bare = Rule {
+            name: None,
+            cidrs: vec![],
+            ports: vec![],
+            action: Action::Deny,
+            condition: None,
+            ..rule.clone()
+        };
         for rules in [vec![], vec![rule.clone()], vec![bare; 500], vec![rule; 50]] {
             let default_action = DefaultAction::AllowPublic;
-            let mut policy = Policy { default_action, rules, protected: vec![] };
+            let mut policy = Policy { default_action, rules, ..Policy::default() };
             let alone = serde_json::to_string(&policy).unwrap().len();
             assert!(alone <= policy.weight());
             policy.protected =
                 vec!["ffff:ffff:ffff:ffff:ffff:ffff:255.255.255.255/128".into(); MAX_PROTECTED];
+            let text = "\"".repeat(256);
+            policy.context = Some(Subject {
+                workspace: text.clone(),
+                uid: text.clone(),
+                space: text.clone(),
+                template: Some(text.clone()),
+                user: Some(text),
+            });
             let whole = serde_json::to_string(&policy).unwrap().len();
             assert!(whole - alone <= MAX_BYTES - MAX_RULE_BYTES);
         }

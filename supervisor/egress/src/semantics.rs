@@ -2,7 +2,10 @@
 
 #![allow(clippy::unwrap_used)]
 
-use crate::{Compiled, Flow, Host, Policy, Ruling, Said, Verdict};
+use crate::{Compiled, Flow, Host, Moment, Policy, Ruling, Said, Verdict};
+
+/// A Saturday, 21:56 UTC.
+const NOW: i64 = 1_795_298_193;
 
 fn compile(text: &str) -> Compiled {
     serde_json::from_str::<Policy>(text).unwrap().compile().unwrap()
@@ -27,7 +30,8 @@ fn shown(ruling: Ruling<'_>) -> String {
 fn flow(policy: &Compiled, destination: &str, names: &[&str], said: Option<&str>) -> String {
     let destination: std::net::SocketAddr = destination.parse().unwrap();
     let names = hosts(names);
-    let flow = Flow { address: destination.ip(), port: destination.port(), names: &names };
+    let flow =
+        Flow { address: destination.ip(), port: destination.port(), names: &names, began: Moment::at(NOW) };
     let said = said.map(|name| Host::parse(name).unwrap());
     match policy.decide(&flow) {
         Verdict::Decided(ruling) => shown(ruling),
@@ -38,7 +42,7 @@ fn flow(policy: &Compiled, destination: &str, names: &[&str], said: Option<&str>
 }
 
 fn resolves(policy: &Compiled, name: &str) -> String {
-    shown(policy.resolves(&Host::parse(name).unwrap()))
+    shown(policy.resolves(&Host::parse(name).unwrap(), Moment::at(NOW)))
 }
 
 #[test]
@@ -128,7 +132,7 @@ fn the_name_that_is_said_must_have_led_to_the_address() {
 fn tls_and_http_without_a_name_are_denied() {
     let policy = rules("DENY", GITHUB);
     let names = hosts(&["github.com"]);
-    let flow = Flow { address: "1.2.3.4".parse().unwrap(), port: 443, names: &names };
+    let flow = Flow { address: "1.2.3.4".parse().unwrap(), port: 443, names: &names, began: Moment::at(NOW) };
     assert_eq!(shown(policy.decide_again(&flow, Said::Unnamed)), "deny host-name Unnamed");
     assert_eq!(shown(policy.decide_again(&flow, Said::Unasked)), "deny host-name Unasked");
 }
@@ -181,4 +185,124 @@ fn names_resolve_only_for_rules_that_need_them() {
     }
     let policy = rules("DENY", r#"{"action": "ALLOW", "cidrs": ["0.0.0.0/0"], "hosts": ["a.example"]}"#);
     assert_eq!(resolves(&policy, "b.example"), "deny default Default");
+}
+
+fn conditional(default: &str, rules: &str) -> Compiled {
+    compile(&format!(
+        r#"{{"defaultAction": "{default}", "rules": [{rules}],
+             "context": {{"workspace": "dev", "uid": "u-1", "space": "lab", "user": "uid 1000"}}}}"#
+    ))
+}
+
+const ALL: &str = r#""cidrs": ["0.0.0.0/0"]"#;
+
+#[test]
+fn a_rule_matches_only_where_its_condition_is_true() {
+    let rules = format!(
+        r#"{{"action": "ALLOW", {ALL}, "condition": "ctx.time.hour == 21 && ctx.workspace.space == 'lab'"}},
+           {{"action": "DENY", {ALL}, "condition": "ctx.request.port == 25 || ctx.user.name != 'uid 1000'"}}"#
+    );
+    let policy = conditional("DENY", &rules);
+    assert_eq!(flow(&policy, "1.1.1.1:443", &[], None), "allow rules[0]");
+    assert_eq!(flow(&policy, "1.1.1.1:25", &[], None), "deny rules[1] Rule");
+    let later =
+        Flow { address: "1.1.1.1".parse().unwrap(), port: 443, names: &[], began: Moment::at(NOW + 3600) };
+    assert_eq!(shown(policy.decide_again(&later, Said::Unasked)), "deny default Default");
+}
+
+#[test]
+fn a_condition_without_an_answer_closes() {
+    for failing in [
+        "1 / (ctx.time.hour - 21) > 0",
+        "ctx.workspace.template == 'x'",
+        "ctx.request.port * 9223372036854775807 > 0",
+    ] {
+        let allow = format!(r#"{{"action": "ALLOW", {ALL}, "condition": "{failing}"}}"#);
+        assert_eq!(
+            flow(&conditional("DENY", &allow), "1.1.1.1:80", &[], None),
+            "deny default Default",
+            "{failing}"
+        );
+        let deny = format!(r#"{{"action": "DENY", {ALL}, "condition": "{failing}"}}"#);
+        assert_eq!(flow(&conditional("ALLOW_PUBLIC", &deny), "1.1.1.1:80", &[], None), "deny rules[0] Rule");
+    }
+}
+
+#[test]
+fn a_rule_behind_a_condition_is_still_found() {
+    let policy = conditional(
+        "DENY",
+        &format!(
+            r#"{{"action": "ALLOW", {ALL}, "condition": "false", "name": "never"}},
+               {{"action": "ALLOW", {ALL}, "ports": [443], "name": "https"}},
+               {{"action": "ALLOW", {ALL}, "condition": "true", "name": "late"}}"#
+        ),
+    );
+    assert_eq!(flow(&policy, "1.1.1.1:443", &[], None), "allow https");
+    assert_eq!(flow(&policy, "1.1.1.1:80", &[], None), "allow late");
+}
+
+#[test]
+fn a_condition_on_the_host_makes_a_rule_go_by_host() {
+    let allow = r#"{"action": "ALLOW", "cidrs": ["1.0.0.0/8"], "condition": "ctx.request.host.endsWith('.a.example')"}"#;
+    let policy = conditional("DENY", allow);
+    let name = &["x.a.example"];
+    assert_eq!(flow(&policy, "1.1.1.1:443", &[], None), "deny default Default");
+    assert_eq!(flow(&policy, "1.1.1.1:443", name, Some("x.a.example")), "asked, allow rules[0]");
+    assert_eq!(
+        flow(&policy, "1.1.1.1:443", name, Some("y.a.example")),
+        "asked, deny host-name NameNotPinned"
+    );
+    assert_eq!(resolves(&policy, "x.a.example"), "allow rules[0]");
+    assert_eq!(resolves(&policy, "a.example"), "deny default Default");
+    let deny = format!(r#"{{"action": "DENY", {ALL}, "condition": "ctx.request.host == 'evil.test'"}}"#);
+    let policy = conditional("ALLOW_PUBLIC", &deny);
+    assert_eq!(flow(&policy, "1.1.1.1:443", &["evil.test"], Some("evil.test")), "asked, deny rules[0] Rule");
+    assert_eq!(flow(&policy, "1.1.1.1:443", &["good.test"], Some("good.test")), "asked, allow default");
+    assert_eq!(flow(&policy, "1.1.1.1:443", &[], None), "asked, allow default");
+}
+
+#[test]
+fn a_name_resolves_if_a_flow_to_it_could_be_allowed() {
+    let rule = |condition: &str| {
+        format!(r#"{{"action": "ALLOW", "hosts": ["a.example"], "condition": "{condition}"}}"#)
+    };
+    for (condition, resolved) in [
+        ("ctx.time.hour == 21", true),
+        ("ctx.time.hour == 22", false),
+        ("ctx.request.port == 443", true),
+        ("ctx.time.hour == 22 && ctx.request.port == 443", false),
+        ("ctx.time.hour == 22 || ctx.request.port == 443", true),
+        ("ctx.workspace.template == 'x'", false),
+    ] {
+        let policy = conditional("DENY", &rule(condition));
+        assert_eq!(resolves(&policy, "a.example").starts_with("allow"), resolved, "{condition}");
+        let deny = rule(condition).replace("ALLOW", "DENY");
+        let refused = !condition.contains("port") && resolved || condition.contains("template");
+        let policy = conditional("ALLOW_PUBLIC", &deny);
+        assert_eq!(resolves(&policy, "a.example").starts_with("deny"), refused, "{condition}");
+    }
+}
+
+#[test]
+fn one_decision_asks_no_more_than_it_may_and_then_closes() {
+    let long = vec!["ctx.request.host.contains('xxxxxxxxxxxxxxxx')"; 40].join(" || ");
+    let names: Vec<String> = (0..4_096).map(|n| format!("n{n}.a.example")).collect();
+    let names = hosts(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    let (address, began) = ("1.1.1.1".parse().unwrap(), Moment::at(NOW));
+    let flow = Flow { address, port: 443, names: &names, began };
+    let rule = |action: &str, condition: &str| {
+        format!(r#"{{"action": "{action}", "cidrs": ["0.0.0.0/0"], "condition": "{condition}"}}"#)
+    };
+    // The last name would be allowed, but nobody asks that long.
+    let allowed = format!("{long} || ctx.request.host == 'n4095.a.example'");
+    let policy = conditional("DENY", &rule("ALLOW", &allowed));
+    assert!(matches!(policy.decide(&flow), Verdict::Decided(Ruling::Deny { .. })));
+    let few = Flow { names: &names[4_090..], ..flow };
+    assert!(matches!(policy.decide(&few), Verdict::ByName(_)));
+    let policy = conditional("ALLOW_PUBLIC", &vec![rule("DENY", &long); 100].join(","));
+    assert_eq!(shown(policy.decide_again(&few, Said::Name(&names[4_090]))), "deny rules[68] Rule");
+    // What does not go by host is asked once for all names.
+    let rules = [rule("DENY", "ctx.request.port == 25"), rule("ALLOW", "ctx.time.hour == 21")].join(",");
+    assert_eq!(shown(conditional("DENY", &rules).decide_again(&flow, Said::Other)), "allow rules[1]");
 }

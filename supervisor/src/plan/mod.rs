@@ -65,6 +65,8 @@ pub struct RunPlan {
     pub egress: cordium_spec::Egress,
     /// What is put on its requests.
     pub credentials: Option<cordium_broker::Credentials>,
+    /// Whose flows these are.
+    pub subject: cordium_egress::Subject,
     /// What is mounted from the node's volumes, outer ones first.
     pub volumes: Vec<VolumeMount>,
     /// Replaces the image's entrypoint.

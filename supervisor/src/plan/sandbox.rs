@@ -1,5 +1,6 @@
 //! What the keeper is told to build.
 
+use cordium_egress::Policy;
 use cordium_proto::v1::Limit;
 use cordium_runtime::{Bind, IdMap, Limits, NetworkPlan, SandboxPlan};
 
@@ -27,7 +28,7 @@ pub fn sandbox_plan(plan: &RunPlan, layers: Layers, ids: IdMap, context: &Contex
         binds: plan.volumes.iter().map(|volume| bind(volume, context)).collect(),
         network: NetworkPlan {
             broker_socket: settings.broker_socket.clone(),
-            policy: settings.policy(&plan.egress),
+            policy: Policy { context: Some(plan.subject.clone()), ..settings.policy(&plan.egress) },
             credentials: plan.credentials.clone(),
             host_ports: settings.host_ports.clone(),
         },

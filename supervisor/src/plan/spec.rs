@@ -28,6 +28,10 @@ pub struct Asked {
     pub run_id: String,
     /// Dotfiles and so on.
     pub user: UserSettings,
+    /// Who asked for it, and the workspace's template, where that is known.
+    pub started_by: Option<String>,
+    /// See above.
+    pub template: Option<String>,
     /// The volumes that its spec mounts.
     pub volumes: Vec<Volume>,
 }
@@ -53,6 +57,8 @@ impl Asked {
             space: request.space.clone(),
             run_id: request.run_id.clone(),
             user: request.user.clone().unwrap_or_default(),
+            started_by: Some(request.started_by.clone()).filter(|text| !text.is_empty()),
+            template: Some(request.template.clone()).filter(|text| !text.is_empty()),
             volumes: request.volumes.clone(),
         })
     }
@@ -123,6 +129,13 @@ pub fn run_plan(
         capabilities: capabilities(&runtime.capabilities),
         egress: runtime.network.egress.clone(),
         credentials,
+        subject: cordium_egress::Subject {
+            workspace: asked.name.clone(),
+            uid: asked.uid.clone(),
+            space: asked.space.clone(),
+            template: asked.template.clone(),
+            user: asked.started_by.clone(),
+        },
         volumes,
         entrypoint: words("entrypoint", runtime.entrypoint.as_deref())?,
         cmd: words("cmd", runtime.cmd.as_deref())?,

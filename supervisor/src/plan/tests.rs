@@ -18,6 +18,8 @@ fn asked() -> Asked {
             dotfiles_url: "https://example.org/dots".into(),
             dotfiles_branch: "main".into(),
         },
+        started_by: Some("uid 1000".into()),
+        template: None,
         volumes: vec![Volume { uid: "v-1".into(), name: "data".into(), exclusive: true, size_mib: 100 }],
     }
 }

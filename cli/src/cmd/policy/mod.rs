@@ -1,5 +1,6 @@
 //! `cordium policy`: what a workspace may reach.
 
+mod context;
 mod destination;
 mod get;
 mod set;

@@ -2,10 +2,13 @@
 
 use std::{net::IpAddr, path::PathBuf};
 
-use cordium_egress::{Cidr, Compiled, DefaultAction, Flow, Policy, Ruling, Said};
+use cordium_egress::{Cidr, Compiled, DefaultAction, Flow, Moment, Policy, Ruling, Said};
 use serde_json::{Value, json};
 
-use super::destination::{self, Destination, Target};
+use super::{
+    context,
+    destination::{self, Destination, Target},
+};
 use crate::{
     cmd::Outcome,
     error::{CliError, CliResult},
@@ -20,7 +23,7 @@ use crate::{
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
 What only a node knows is left out: its own addresses, the protectedNetworks of its configuration, and the rules of the \
-workspace's template if FILE is a workspace.")]
+workspace's template if FILE is a workspace. Conditions are asked with what --ctx and --at say.")]
 pub struct Args {
     /// A Workspace or Template in YAML or JSON, or its egress section alone (`-` reads standard input)
     #[arg(short = 'f', long, value_name = "FILE")]
@@ -32,6 +35,8 @@ pub struct Args {
     #[arg(long, value_name = "ADDRESS")]
     pub address: Option<IpAddr>,
     #[command(flatten)]
+    pub context: context::Args,
+    #[command(flatten)]
     pub out: Out,
 }
 
@@ -39,12 +44,14 @@ pub fn run(args: &Args) -> Outcome {
     let text = file::text(&args.file)?;
     let egress = cordium_spec::parse_egress(&text)
         .map_err(|error| CliError::usage(format!("{}: {error}", args.file.display())))?;
-    let policy = egress.policy(DefaultAction::AllowPublic, Vec::new());
+    let mut policy = egress.policy(DefaultAction::AllowPublic, Vec::new());
+    policy.context = Some(args.context.subject());
+    let at = args.context.moment();
     let compiled = policy.compile().map_err(|error| CliError::usage(error.to_string()))?;
     let answers = args
         .destinations
         .iter()
-        .map(|destination| answer(&policy, &compiled, destination, args.address))
+        .map(|destination| answer(&policy, &compiled, destination, args.address, at))
         .collect::<CliResult<Vec<_>>>()?;
     match args.out.format.structured() {
         Some(format) => {
@@ -86,6 +93,7 @@ fn answer(
     compiled: &Compiled,
     destination: &Destination,
     address: Option<IpAddr>,
+    at: Moment,
 ) -> CliResult<Answer> {
     let port = destination.port;
     let (host, address) = match &destination.target {
@@ -98,11 +106,11 @@ fn answer(
             (Some(host), address)
         }
     };
-    let resolved = host.map(|host| compiled.resolves(host)).filter(|ruling| !ruling.is_allowed());
+    let resolved = host.map(|host| compiled.resolves(host, at)).filter(|ruling| !ruling.is_allowed());
     let ruling = resolved.unwrap_or_else(|| {
         let names = Vec::from_iter(host.cloned());
         let said = host.map_or(Said::Other, Said::Name);
-        compiled.decide_again(&Flow { address, port, names: &names }, said)
+        compiled.decide_again(&Flow { address, port, names: &names, began: at }, said)
     });
     let reason = match ruling {
         Ruling::Allow { .. } => None,
@@ -172,7 +180,8 @@ rules:
         let compiled = policy.compile().unwrap();
         let destination = destination::parse(destination).unwrap();
         let address = address.map(|address| address.parse().unwrap());
-        let answer = answer(&policy, &compiled, &destination, address).unwrap();
+        let at = Moment::at(8 * 3600);
+        let answer = answer(&policy, &compiled, &destination, address, at).unwrap();
         assert_eq!(answer.allowed, answer.reason.is_none());
         format!("{} {}", if answer.allowed { "allow" } else { "deny" }, answer.rule)
     }
@@ -196,6 +205,25 @@ rules:
         assert_eq!(ask(EGRESS, "github.com:443", Some("10.30.0.1")), "deny github");
         assert_eq!(ask("rules: []", "example.com:80", None), "allow default");
         assert_eq!(ask("rules: []", "192.168.0.1:80", None), "deny default");
+    }
+
+    #[test]
+    fn conditions_are_asked() {
+        let rules = "
+defaultAction: DENY
+rules:
+  - {action: ALLOW, hosts: [a.example], condition: ctx.time.hour == 8}
+  - {action: ALLOW, hosts: [b.example], condition: ctx.time.hour == 9}
+  - {action: ALLOW, hosts: [c.example], condition: ctx.request.port == 443}
+";
+        for (destination, expected) in [
+            ("a.example:80", "allow rules[0]"),
+            ("b.example:80", "deny default"),
+            ("c.example:443", "allow rules[2]"),
+            ("c.example:80", "deny default"),
+        ] {
+            assert_eq!(ask(rules, destination, None), expected, "{destination}");
+        }
     }
 
     #[test]

@@ -149,6 +149,11 @@ pub struct EgressRule {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 128), inner(range(min = 1, max = 65535)))]
     pub ports: Vec<u16>,
+    /// A condition in CEL on ctx.workspace, ctx.user, ctx.request and ctx.time, such as
+    /// `ctx.time.weekday in [1, 2, 3, 4, 5]`: the rule matches only where it is true, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 4096))]
+    pub condition: Option<String>,
 }
 
 /// What a rule does.
@@ -170,6 +175,7 @@ impl Egress {
             },
             rules: self.rules.iter().map(egress::Rule::from).collect(),
             protected,
+            context: None,
         }
     }
 }
@@ -185,6 +191,7 @@ impl From<&EgressRule> for egress::Rule {
             cidrs: rule.cidrs.clone(),
             hosts: rule.hosts.clone(),
             ports: rule.ports.clone(),
+            condition: rule.condition.clone(),
         }
     }
 }

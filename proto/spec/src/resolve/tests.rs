@@ -309,7 +309,8 @@ fn rules_of_template_and_workspace_count_alike() {
     let policy = egress.policy(cordium_egress::DefaultAction::Deny, vec!["8.0.0.0/8".to_owned()]);
     let compiled = policy.compile().unwrap();
     let rule = |address: &str| {
-        let flow = cordium_egress::Flow { address: address.parse().unwrap(), port: 53, names: &[] };
+        let began = cordium_egress::Moment::at(0);
+        let flow = cordium_egress::Flow { address: address.parse().unwrap(), port: 53, names: &[], began };
         let ruling = compiled.decide_again(&flow, cordium_egress::Said::Unasked);
         (ruling.is_allowed(), ruling.rule().to_string())
     };

@@ -297,6 +297,16 @@ fn network_rules() {
         ("{action: ALLOW, hosts: [10.0.0.1]}", ".hosts[0]: was \"10.0.0.1\""),
         ("{action: ALLOW, hosts: [a.b], name: a b}", ".name: was \"a b\"; allowed: 1 to 63 letters"),
         ("{action: ALLOW, hosts: [a.b], host: a.b}", ".host"),
+        (
+            "{action: ALLOW, hosts: [a.b], condition: 'ctx.time.hour >= 8 && ctx.time.day == 1'}",
+            ".condition: was \"ctx.time.day\" at line 1, column 32; allowed: ctx.time.hour, ctx.time.minute",
+        ),
+        (
+            "{action: ALLOW, hosts: [a.b], condition: '[1].all(x, x > 0)'}",
+            ".condition: was \"all\" at line 1, column 5; allowed: startsWith, endsWith and contains",
+        ),
+        ("{action: ALLOW, hosts: [a.b], condition: ''}", ".condition: was the end at line 1, column 1"),
+        ("{action: ALLOW, condition: 'true'}", ".cidrs: was an empty list"),
         ("{action: REJECT, cidrs: [10.0.0.0/8]}", ".action: was \"REJECT\"; allowed: ALLOW, DENY"),
     ] {
         refused(&[(&rule(text), &format!("{at}{expected}"))]);
@@ -307,6 +317,11 @@ fn network_rules() {
     let valid = "{hosts: ['*.Example.com', example.com.], action: ALLOW, name: our-own_1.0}";
     let spec = parse_workspace_json(&rule(valid)).unwrap();
     assert_eq!(spec.runtime.network.egress.rules[0].hosts, ["*.Example.com", "example.com."]);
+    let conditional = "{hosts: [a.b], action: ALLOW, condition: 'ctx.user.name == \"uid 0\"'}";
+    let rules = |count| rule(&vec![conditional; count].join(", "));
+    assert!(parse_workspace_json(&rules(256)).is_ok());
+    let error = parse_workspace_json(&rules(257)).unwrap_err().to_string();
+    assert!(error.contains("rules[256].condition: was one more than 256"), "{error}");
     let many = vec![valid; 1000].join(", ");
     assert!(parse_workspace_json(&rule(&many)).is_ok());
     let error = parse_workspace_json(&rule(&format!("{many}, {valid}"))).unwrap_err();

@@ -12,7 +12,8 @@ use cordium_egress::{Action, DefaultAction, Policy, Rule};
 /// A rule by its dimensions, separated by spaces.
 fn rule(action: Action, hosts: &str, cidrs: &str, ports: &[u16]) -> Rule {
     let words = |text: &str| text.split_whitespace().map(str::to_owned).collect();
-    Rule { name: None, action, cidrs: words(cidrs), hosts: words(hosts), ports: ports.to_vec() }
+    let (name, condition) = (None, None);
+    Rule { name, action, cidrs: words(cidrs), hosts: words(hosts), ports: ports.to_vec(), condition }
 }
 
 /// DENY but for these hosts.
@@ -21,5 +22,5 @@ pub fn hosts(hosts: &str) -> Policy {
 }
 
 fn policy(default_action: DefaultAction, rules: Vec<Rule>) -> Policy {
-    Policy { default_action, rules, protected: vec![] }
+    Policy { default_action, rules, ..Policy::default() }
 }
