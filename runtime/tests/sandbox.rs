@@ -330,6 +330,13 @@ fn expectations() -> Vec<(&'static str, Expect)> {
         ("no_new_privs", |v| v == "0"),
         ("cap_eff", |v| v == "00000000a82c35fb" || !v.is_empty()),
         ("links", |v| v == "eth0,lo"),
+        // Usable at once, and no other: 82 is permanent and not looked for elsewhere, 40 would be "not yet".
+        ("ipv6", |v| match Path::new("/proc/net/if_inet6").exists() {
+            true => {
+                v == "fd483aca68d900000000000000000003 7f 82 eth0; by way of fd483aca68d900000000000000000002"
+            }
+            false => v == "none",
+        }),
         ("cgroup", |v| v.lines().all(|l| l.ends_with(":/"))),
         ("open_fds", |v| v == "0,1,2,3"),
         ("env", |v| v == "1"),
@@ -369,6 +376,24 @@ fn plant_an_agent() -> std::io::Result<()> {
     std::os::unix::fs::symlink("/workspace", "/run")
 }
 
+/// The link's IPv6 addresses and the default route's gateway.
+fn ipv6() -> std::io::Result<String> {
+    let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    let addresses: Vec<String> = fs::read_to_string("/proc/net/if_inet6")?
+        .lines()
+        .map(words)
+        .filter(|line| line[5] != "lo")
+        .map(|line| [&line[0], &line[2], &line[4], &line[5]].map(String::as_str).join(" "))
+        .collect();
+    let routes: Vec<String> = fs::read_to_string("/proc/net/ipv6_route")?
+        .lines()
+        .map(words)
+        .filter(|line| line[1] == "00" && line[9] == "eth0")
+        .map(|line| line[4].clone())
+        .collect();
+    Ok(format!("{}; by way of {}", addresses.join(","), routes.join(",")))
+}
+
 /// What the sandbox looks like from the inside, as root.
 fn inside() -> ExitCode {
     let mut report = BTreeMap::new();
@@ -397,6 +422,7 @@ fn inside() -> ExitCode {
     let outcome = |result: std::io::Result<()>| result.map_or_else(|e| e.to_string(), |()| "ok".to_owned());
     say("uid", nix::unistd::getuid().to_string());
     say("pid", std::process::id().to_string());
+    say("ipv6", ipv6().unwrap_or_else(|_| "none".to_owned()));
     say("hostname", words("/proc/sys/kernel/hostname"));
     say("uid_map", words("/proc/self/uid_map"));
     say("setgroups", words("/proc/self/setgroups"));

@@ -12,6 +12,7 @@ use nix::{
 
 /// Of a documentation network: nobody is there.
 const NOBODY: &str = "192.0.2.1";
+const NOBODY_V6: &str = "[2001:db8::1]";
 
 struct Shared {
     f: Arc<Fixture>,
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
     Suite::new("egress")
         .case("a_refused_request_is_told_why", a_refused_request_is_told_why)
         .case("other_connections_are_reset_at_once", other_connections_are_reset_at_once)
+        .case("ipv6_is_decided_by_the_same_policy", ipv6_is_decided_by_the_same_policy)
         .case("names_of_no_rule_do_not_resolve", names_of_no_rule_do_not_resolve)
         .case(
             "the_nodes_open_ports_are_no_part_of_the_policy",
@@ -61,6 +63,28 @@ async fn a_refused_request_is_told_why(s: Arc<Shared>) -> Result<()> {
     ensure_eq!((&body["error"], &body["rule"]), (&json!("egress denied"), &json!("default")));
     ensure_eq!((&body["address"], &body["port"]), (&json!(NOBODY), &json!(80)));
     ensure!(body["next"].as_str().is_some_and(|next| next.contains("cordium policy")), "{body}");
+    Ok(())
+}
+
+/// Whether this machine's kernel has IPv6.
+fn has_ipv6() -> bool {
+    std::net::UdpSocket::bind(("::", 0)).is_ok()
+}
+
+async fn ipv6_is_decided_by_the_same_policy(s: Arc<Shared>) -> Result<()> {
+    if !has_ipv6() {
+        ensure!(s.w.sh(&format!("curl --silent --max-time 5 http://{NOBODY_V6}/")).await?.code() == 7);
+        return Ok(());
+    }
+    let body = s.w.ok(&format!("curl --silent --max-time 20 http://{NOBODY_V6}/x")).await?;
+    let body: serde_json::Value = serde_json::from_str(&body)?;
+    ensure_eq!((&body["rule"], &body["address"]), (&json!("default"), &json!("2001:db8::1")));
+    let output = s.w.sh(&format!("curl --silent --max-time 5 https://{NOBODY_V6}/")).await?;
+    ensure!([7, 35, 56].contains(&output.code()), "curl ended with {}", output.code());
+    // The node's own service, by an address of the node that its IPv6 could lead to.
+    let url = s.f.git.url("demo").replace("host.cordium.internal", "[fd48:3aca:68d9::2]");
+    let denied = s.w.ok(&format!("curl --silent --max-time 20 '{url}'; true")).await?;
+    ensure!(!denied.contains("git"), "{denied}");
     Ok(())
 }
 

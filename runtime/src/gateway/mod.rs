@@ -3,23 +3,28 @@
 //! ```text
 //!  sandbox netns (owned by I)              gateway netns (owned by O)
 //!  eth0 100.127.255.254/30 ◀── veth ──▶ gw0 100.127.255.253/30
-//!  default via .253                         nft: TCP → :15001, DNS → :15053, the rest refused
+//!       fd48:3aca:68d9::3/127               fd48:3aca:68d9::2/127
+//!  default via .253 and ::2                 nft: TCP → :15001, DNS → :15053, the rest refused
 //!                                           listeners ──descriptors──▶ broker (outside)
 //! ```
-//! Nothing is forwarded: the gateway has no other link.
+//! Nothing is forwarded: the gateway has no other link. Neither end has an IPv6 address but these: no link-local one is
+//! made, so nothing waits for it to be checked, and no router is asked for. Where the kernel has no IPv6, or is told not to
+//! use it, there is IPv4 only.
 
 mod netlink;
+mod sockets;
 
 use std::{
     io::{self, Write},
-    net::{SocketAddrV4, TcpListener, UdpSocket},
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd},
     process::{Child, Command, Stdio},
 };
 
-use cordium_broker::{DNS_PORT, GATEWAY_V4, PREFIX, SANDBOX_V4, TCP_PORT, nft_ruleset};
-use netlink::{LOOPBACK, Netlink};
+use cordium_broker::{GATEWAY_V4, GATEWAY_V6, PREFIX, PREFIX_V6, SANDBOX_V4, SANDBOX_V6, nft_ruleset};
+use netlink::{LOOPBACK, Netlink, is_off};
 use nix::sched::{CloneFlags, setns};
+
+pub use sockets::{Listeners, listen};
 
 const GATEWAY_LINK: &str = "gw0";
 const SANDBOX_LINK: &str = "eth0";
@@ -38,15 +43,8 @@ pub enum GatewayError {
     Nft(io::Error),
     #[error("nft refused the gateway's rules: {0}")]
     Rules(String),
-    #[error("listening on {address} in the gateway: {source}")]
-    Listen { address: SocketAddrV4, source: io::Error },
-}
-
-/// The sockets that the broker serves.
-pub struct Listeners {
-    pub tcp: OwnedFd,
-    pub udp_dns: OwnedFd,
-    pub tcp_dns: OwnedFd,
+    #[error("listening on port {port} in the gateway: {source}")]
+    Listen { port: u16, source: io::Error },
 }
 
 /// A gateway whose rules are being loaded by `nft`.
@@ -71,12 +69,34 @@ pub fn link(sandbox: BorrowedFd<'_>) -> Result<(), GatewayError> {
     let at = |place, step| move |source| GatewayError::Configure { place, step, source };
     here.add_veth(GATEWAY_LINK, LINK_INDEX, SANDBOX_LINK, LINK_INDEX, sandbox)
         .map_err(at(GATEWAY, "making the veth pair"))?;
+    let mut has_ipv6 = true;
     for (netlink, place, address) in [(&mut here, GATEWAY, GATEWAY_V4), (&mut there, SANDBOX, SANDBOX_V4)] {
         netlink.set_up(LOOPBACK).map_err(at(place, "bringing loopback up"))?;
-        netlink.add_address(LINK_INDEX, address, PREFIX).map_err(at(place, "setting the address"))?;
+        has_ipv6 &= unless_off(netlink.no_generated_addresses(LINK_INDEX))
+            .map_err(at(place, "keeping IPv6 addresses from being made"))?;
+        netlink.add_address(LINK_INDEX, address.into(), PREFIX).map_err(at(place, "setting the address"))?;
         netlink.set_up(LINK_INDEX).map_err(at(place, "bringing the link up"))?;
     }
-    there.add_default_route(GATEWAY_V4).map_err(at(SANDBOX, "setting the default route"))
+    there.add_default_route(GATEWAY_V4.into()).map_err(at(SANDBOX, "setting the default route"))?;
+    for (netlink, place, address) in [(&mut here, GATEWAY, GATEWAY_V6), (&mut there, SANDBOX, SANDBOX_V6)] {
+        has_ipv6 = has_ipv6
+            && unless_off(netlink.add_address(LINK_INDEX, address.into(), PREFIX_V6))
+                .map_err(at(place, "setting the IPv6 address"))?;
+    }
+    if has_ipv6 {
+        let set = there.add_default_route(GATEWAY_V6.into());
+        set.map_err(at(SANDBOX, "setting the IPv6 default route"))?;
+    }
+    Ok(())
+}
+
+/// `false` where it failed because there is no IPv6.
+fn unless_off(done: io::Result<()>) -> io::Result<bool> {
+    match done {
+        Ok(()) => Ok(true),
+        Err(error) if is_off(&error) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 impl Pending {
@@ -99,19 +119,6 @@ impl Drop for Pending {
             let _ = nft.wait();
         }
     }
-}
-
-/// Makes the broker's sockets in the calling thread's network namespace.
-pub fn listen() -> Result<Listeners, GatewayError> {
-    let tcp = SocketAddrV4::new(GATEWAY_V4, TCP_PORT);
-    let dns = SocketAddrV4::new(GATEWAY_V4, DNS_PORT);
-    let listen =
-        |address| TcpListener::bind(address).map_err(|source| GatewayError::Listen { address, source });
-    Ok(Listeners {
-        tcp: listen(tcp)?.into(),
-        udp_dns: UdpSocket::bind(dns).map_err(|source| GatewayError::Listen { address: dns, source })?.into(),
-        tcp_dns: listen(dns)?.into(),
-    })
 }
 
 /// `nft` is the node's own program, run with the keeper's rights over its own namespace and nothing else.

@@ -35,7 +35,7 @@ mod sys;
 pub mod system_calls;
 mod wire;
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 pub use client::{RegisterError, Registered, register};
 pub use denials::{Denial, Denials, Protocol, WatchError, watch as watch_denials};
@@ -51,6 +51,13 @@ pub const GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(100, 127, 255, 253);
 pub const SANDBOX_V4: Ipv4Addr = Ipv4Addr::new(100, 127, 255, 254);
 /// Prefix length of the network between the two.
 pub const PREFIX: u8 = 30;
+/// The gateway end's IPv6 address. Of a unique local network (RFC 4193) that was drawn at random once: programs that sort
+/// addresses as RFC 6724 has it then take IPv4 first where a name has both.
+pub const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfd48, 0x3aca, 0x68d9, 0, 0, 0, 0, 2);
+/// The sandbox end's IPv6 address.
+pub const SANDBOX_V6: Ipv6Addr = Ipv6Addr::new(0xfd48, 0x3aca, 0x68d9, 0, 0, 0, 0, 3);
+/// Two addresses and no more (RFC 6164): every other one leads to the gateway, which answers at once.
+pub const PREFIX_V6: u8 = 127;
 /// Port in the gateway to which all TCP is redirected.
 pub const TCP_PORT: u16 = 15001;
 /// Port in the gateway to which DNS, over UDP and TCP, is redirected.

@@ -42,6 +42,8 @@ enum BrokerError {
     Bind { path: PathBuf, source: io::Error },
     #[error("binding the socket for watchers of denials beside {path}: {source}")]
     Watchers { path: PathBuf, source: io::Error },
+    #[error("opening a socket to the node's routing tables: {0}")]
+    Routes(io::Error),
     #[error("confining the broker: {0}")]
     Confine(#[from] ConfineError),
     #[error("starting the runtime: {0}")]
@@ -68,6 +70,7 @@ fn run(opts: BrokerOpts) -> Result<(), BrokerError> {
     let watchers = denials::bind(&bound.path)
         .map_err(|source| BrokerError::Watchers { path: bound.path.clone(), source })?;
     let roots = Roots::of_node();
+    node::open_routes().map_err(BrokerError::Routes)?;
     confine::confine(&bound.folder)?;
     if node::binds_anything() {
         warn!(

@@ -3,44 +3,62 @@
 //! Everything is refused in `prerouting`, before routing: a gateway namespace does not forward, and a kernel that does
 //! not forward drops in silence, which costs the caller a timeout. Protocols that `nft` itself does not know by name
 //! (ICMPv6 is 58) stand as numbers: small containers have no `/etc/protocols`.
+//!
+//! Fragments are whole again before the first rule sees them, since connection tracking is in use. Of IPv6, packets with
+//! extension headers are not heard at all: routing headers, tunnels and the rest have no use on a link of two addresses.
+//! Nor is anything from a link-local address, and so no router advertisement and no redirect. A redirected packet gets an
+//! address of the scope that it was sent to, and is dropped where the gateway has none: such scopes are refused before, TCP by a
+//! reset, because an ICMP error that comes while `connect` still holds the socket is not heard.
 
-use crate::{DNS_PORT, GATEWAY_V4, SANDBOX_V4, TCP_PORT};
+use crate::{DNS_PORT, GATEWAY_V4, GATEWAY_V6, SANDBOX_V4, SANDBOX_V6, TCP_PORT};
 
 /// The whole ruleset of a gateway whose end of the veth pair is `iface`. Loading it again replaces it.
 ///
-/// Only packets from the sandbox's own address are heard. TCP goes to the broker's listener and DNS to its resolver;
-/// echo requests to the gateway itself are answered; the rest is refused with an ICMP error, IPv6 included.
+/// Only packets from the sandbox's own two addresses are heard. TCP goes to the broker's listener and DNS to its resolver;
+/// echo requests to the gateway itself are answered, and the two ends find each other by IPv6; the rest is refused with an ICMP
+/// error.
 pub fn nft_ruleset(iface: &str) -> String {
+    // Whom a neighbour message is about: older versions of `nft` have no word for it.
+    let [gateway, sandbox] = [GATEWAY_V6, SANDBOX_V6].map(|address| format!("{:#034x}", address.to_bits()));
     format!(
         r#"table inet cordium
 delete table inet cordium
 table inet cordium {{
     chain spoofed {{
-        type filter hook prerouting priority raw; policy accept;
+        type filter hook prerouting priority raw; policy drop;
         iifname "lo" accept
         iifname != "{iface}" counter drop
+        ip saddr {SANDBOX_V4} accept
+        ip6 saddr != {SANDBOX_V6} counter drop
+        ip6 nexthdr != {{ 6, 17, 58 }} counter drop
+        ip6 daddr {{ ::/96, fe80::/10, fec0::/10 }} meta l4proto tcp counter reject with tcp reset
+        ip6 daddr {{ ::/96, fe80::/10, fec0::/10 }} meta l4proto udp counter reject with icmpv6 type port-unreachable
         meta nfproto ipv6 accept
-        ip saddr != {SANDBOX_V4} counter drop
+        counter drop
     }}
     chain to_broker {{
         type nat hook prerouting priority dstnat; policy accept;
-        iifname "{iface}" meta nfproto ipv4 udp dport 53 counter redirect to :{DNS_PORT}
-        iifname "{iface}" meta nfproto ipv4 tcp dport 53 counter redirect to :{DNS_PORT}
-        iifname "{iface}" meta nfproto ipv4 meta l4proto tcp counter redirect to :{TCP_PORT}
+        iifname "{iface}" udp dport 53 counter redirect to :{DNS_PORT}
+        iifname "{iface}" tcp dport 53 counter redirect to :{DNS_PORT}
+        iifname "{iface}" meta l4proto tcp counter redirect to :{TCP_PORT}
     }}
     chain refused {{
         type filter hook prerouting priority filter; policy drop;
         iifname "lo" accept
-        meta nfproto ipv6 icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} accept
-        meta nfproto ipv6 tcp flags & (fin|syn|rst|ack) != 0 counter reject with tcp reset
-        meta nfproto ipv6 counter reject with icmpv6 type admin-prohibited
+        icmpv6 type nd-neighbor-solicit @th,64,128 {gateway} accept
+        icmpv6 type nd-neighbor-advert @th,64,128 {sandbox} accept
         ip daddr {GATEWAY_V4} tcp dport {{ {TCP_PORT}, {DNS_PORT} }} accept
         ip daddr {GATEWAY_V4} udp dport {DNS_PORT} accept
         ip daddr {GATEWAY_V4} icmp type echo-request limit rate 100/second burst 100 packets counter accept
         ip daddr {GATEWAY_V4} meta l4proto icmp ct state established,related counter accept
-        meta l4proto udp counter reject with icmp type port-unreachable
+        ip6 daddr {GATEWAY_V6} tcp dport {{ {TCP_PORT}, {DNS_PORT} }} accept
+        ip6 daddr {GATEWAY_V6} udp dport {DNS_PORT} accept
+        ip6 daddr {GATEWAY_V6} icmpv6 type echo-request limit rate 100/second burst 100 packets counter accept
+        ip6 daddr {GATEWAY_V6} meta l4proto 58 ct state established,related counter accept
+        meta l4proto udp counter reject with icmpx type port-unreachable
         meta l4proto icmp icmp type != echo-request counter drop
-        counter reject with icmp type admin-prohibited
+        meta l4proto 58 icmpv6 type != echo-request counter drop
+        counter reject with icmpx type admin-prohibited
     }}
     chain input {{
         type filter hook input priority filter; policy drop;
@@ -48,7 +66,9 @@ table inet cordium {{
         iifname "{iface}" ip saddr {SANDBOX_V4} tcp dport {{ {TCP_PORT}, {DNS_PORT} }} counter accept
         iifname "{iface}" ip saddr {SANDBOX_V4} udp dport {DNS_PORT} counter accept
         iifname "{iface}" ip saddr {SANDBOX_V4} meta l4proto icmp counter accept
-        iifname "{iface}" icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} accept
+        iifname "{iface}" ip6 saddr {SANDBOX_V6} tcp dport {{ {TCP_PORT}, {DNS_PORT} }} counter accept
+        iifname "{iface}" ip6 saddr {SANDBOX_V6} udp dport {DNS_PORT} counter accept
+        iifname "{iface}" ip6 saddr {SANDBOX_V6} icmpv6 type {{ {HEARD} }} counter accept
         counter drop
     }}
     chain forward {{
@@ -58,14 +78,20 @@ table inet cordium {{
     chain output {{
         type filter hook output priority filter; policy drop;
         ct state established,related accept
-        meta l4proto {{ icmp, 58 }} accept
-        meta nfproto ipv6 meta l4proto tcp tcp flags & rst == rst accept
+        meta l4proto icmp accept
+        icmpv6 type {{ {SENT} }} accept
+        meta nfproto ipv6 tcp flags & rst == rst accept
         counter drop
     }}
 }}
 "#
     )
 }
+
+/// Of ICMPv6, what the gateway's own stack hears: neighbours, echoes, and what became of its own answers.
+const HEARD: &str = "nd-neighbor-solicit, nd-neighbor-advert, echo-request, destination-unreachable, packet-too-big, time-exceeded, parameter-problem";
+/// And what it says.
+const SENT: &str = "nd-neighbor-solicit, nd-neighbor-advert, echo-reply, destination-unreachable, packet-too-big, time-exceeded, parameter-problem";
 
 #[cfg(test)]
 mod tests {
@@ -95,24 +121,23 @@ mod tests {
     }
 
     #[test]
-    fn only_the_sandbox_address_is_heard() {
+    fn only_the_sandbox_addresses_are_heard() {
         let rules = nft_ruleset("gw0");
-        assert!(chain(&rules, "spoofed").contains("ip saddr != 100.127.255.254 counter drop"));
-        assert!(
-            chain(&rules, "input")
-                .lines()
-                .filter(|l| l.contains("dport"))
-                .all(|l| l.contains("saddr 100.127"))
-        );
+        let heard: Vec<&str> =
+            chain(&rules, "spoofed").lines().filter(|line| line.contains("saddr")).map(str::trim).collect();
+        assert_eq!(heard, ["ip saddr 100.127.255.254 accept", "ip6 saddr != fd48:3aca:68d9::3 counter drop"]);
+        let input = chain(&rules, "input");
+        assert!(input.lines().filter(|line| line.contains("gw0")).all(|line| line.contains(" saddr ")));
     }
 
     #[test]
     fn what_is_not_named_is_dropped_or_refused() {
         let rules = nft_ruleset("gw0");
-        for name in ["refused", "input", "forward", "output"] {
+        for name in ["spoofed", "refused", "input", "forward", "output"] {
             assert!(chain(&rules, name).contains("policy drop"), "{name}");
         }
-        assert!(chain(&rules, "refused").contains("udp counter reject with icmp type port-unreachable"));
-        assert!(chain(&rules, "refused").contains("ipv6 counter reject"));
+        let refused = chain(&rules, "refused");
+        assert!(refused.contains("udp counter reject with icmpx type port-unreachable"));
+        assert!(refused.trim_end().ends_with("counter reject with icmpx type admin-prohibited"));
     }
 }

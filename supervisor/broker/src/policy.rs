@@ -244,6 +244,9 @@ mod tests {
             ("[::ffff:10.1.2.3]:6443", "node"),
             ("[64:ff9b::a01:203]:6443", "node"),
             ("100.127.255.254:80", "gateway"),
+            ("[fd48:3aca:68d9::2]:8080", "gateway"),
+            ("[fe80::1]:80", "link-local"),
+            ("[2002:a01:203::1]:6443", "node"),
             ("8.8.8.8:0", "port"),
         ] {
             assert_eq!(rule(&everything(), closed), expected, "{closed}");

@@ -3,6 +3,7 @@
 
 mod egress;
 mod inspect;
+mod ipv6;
 mod support;
 
 use std::io::{ErrorKind, Read, Write};
@@ -72,7 +73,7 @@ fn noise(length: usize, mut seed: u64) -> Vec<u8> {
 }
 
 fn listen(world: &World, port: u16) -> TcpListener {
-    world.outside.run(move || TcpListener::bind(("0.0.0.0", port)).unwrap())
+    world.outside.run(move || TcpListener::bind(("::", port)).unwrap())
 }
 
 #[test]
@@ -84,7 +85,11 @@ fn large_transfers_arrive_whole_both_ways_and_half_close_passes() {
         let server = listen(&world, 80);
         let server = std::thread::spawn(move || {
             let (mut stream, peer) = server.accept().unwrap();
-            assert_eq!(peer.ip(), NODE.parse::<IpAddr>().unwrap(), "the node dials, not the sandbox");
+            assert_eq!(
+                peer.ip().to_canonical(),
+                NODE.parse::<IpAddr>().unwrap(),
+                "the node dials, not the sandbox"
+            );
             let mut writer = stream.try_clone().unwrap();
             let writer = std::thread::spawn(move || writer.write_all(&noise(SIZE, 2)));
             let mut got = Vec::new();
@@ -198,7 +203,7 @@ fn what_is_not_tcp_or_dns_fails_at_once_and_spoofed_sources_are_not_heard() {
             socket.send(b"x").unwrap();
             assert_eq!(socket.recv(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionRefused);
             assert!(start.elapsed() < QUICK);
-            ping_gateway();
+            ping(GATEWAY_V4.into());
             support::run("ip", &["addr", "add", "10.5.5.5/32", "dev", "eth0"]);
             let spoofed = UdpSocket::bind("10.5.5.5:0").unwrap();
             spoofed.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
@@ -286,17 +291,26 @@ fn the_end_of_the_keeper_ends_its_flows_and_the_broker_serves_on() {
 }
 
 /// An ICMP echo request and its answer.
-fn ping_gateway() {
+fn ping(to: IpAddr) {
     use rustix::net::{
         AddressFamily, RecvFlags, SendFlags, SocketType, ipproto, recv, sendto, socket, sockopt,
     };
-    let icmp = socket(AddressFamily::INET, SocketType::RAW, Some(ipproto::ICMP)).unwrap();
+    // Of IPv6, the kernel makes the checksum, and the header does not come along.
+    let (family, protocol, request, header) = match to {
+        IpAddr::V4(_) => (AddressFamily::INET, ipproto::ICMP, [8, 0, 0xf7, 0xfd, 0, 1, 0, 1], 20),
+        IpAddr::V6(_) => (AddressFamily::INET6, ipproto::ICMPV6, [128, 0, 0, 0, 0, 1, 0, 1], 0),
+    };
+    let icmp = socket(family, SocketType::RAW, Some(protocol)).unwrap();
     sockopt::set_socket_timeout(&icmp, sockopt::Timeout::Recv, Some(Duration::from_secs(2))).unwrap();
-    let request = [8, 0, 0xf7, 0xfd, 0, 1, 0, 1];
-    sendto(&icmp, &request, SendFlags::empty(), &std::net::SocketAddrV4::new(GATEWAY_V4, 0)).unwrap();
-    let mut reply = vec![0; 64];
-    let (length, _) = recv(&icmp, &mut reply, RecvFlags::empty()).unwrap();
-    assert_eq!((length, reply[20]), (28, 0), "an echo reply");
+    sendto(&icmp, &request, SendFlags::empty(), &SocketAddr::new(to, 0)).unwrap();
+    loop {
+        let mut reply = vec![0; 64];
+        let (length, _) = recv(&icmp, &mut reply, RecvFlags::empty()).unwrap();
+        // Neighbours are asked for by ICMPv6, too.
+        if (length, reply[header]) == (header + 8, if to.is_ipv4() { 0 } else { 129 }) {
+            return;
+        }
+    }
 }
 
 /// The status of a worker thread: in a test, the process's first thread is the test harness.
@@ -426,7 +440,7 @@ fn names_resolve_through_the_nodes_server() {
         name_server();
         world.sandbox.run(|| {
             assert!(ask("a.example", 1).ends_with(&[192, 0, 2, 7]));
-            assert!(ask("a.example", 28).ends_with(&[0, 7]));
+            assert_eq!(ask("a.example", 28)[7], 0, "the node has no way to it");
             let empty = ask("a.example", 15);
             assert_eq!((empty[3] & 15, empty[7]), (0, 0), "no MX, no error");
             let missing = ask("nx.example", 1);
@@ -439,6 +453,8 @@ fn names_resolve_through_the_nodes_server() {
                 assert!(long.len() > 4000 && long[7] == 20 && long[2] & 2 == 0, "whole over a stream");
             }
         });
+        support::run("ip", &["route", "add", "2001:db8::/32", "dev", "out0"]);
+        world.sandbox.run(|| assert!(ask("a.example", 28).ends_with(&[0, 7])));
         drop(registered);
         let _registered = world.register(Policy::default(), vec![]);
         world.sandbox.run(|| assert_eq!(ask("a.example", 1)[3] & 15, 3, "no such name under DENY"));

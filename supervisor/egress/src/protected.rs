@@ -40,6 +40,7 @@ const TABLE: &[Protected] = &[
     v6([0, 0, 0, 0, 0, 0, 0, 1], 128, "loopback", "the node's loopback"),
     v6([0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254], 128, "metadata", METADATA),
     v6([0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254], 128, "metadata", METADATA),
+    v6([0xfd48, 0x3aca, 0x68d9, 0, 0, 0, 0, 0], 64, "gateway", "the gateway network belongs to the broker"),
     v6([0xfe80, 0, 0, 0, 0, 0, 0, 0], 10, "link-local", "link-local addresses reach the node's networks"),
     v6([0xfec0, 0, 0, 0, 0, 0, 0, 0], 10, "site-local", "site-local addresses are deprecated"),
     v6([0xff00, 0, 0, 0, 0, 0, 0, 0], 8, "multicast", "multicast reaches the node's networks"),
@@ -75,6 +76,8 @@ mod tests {
             ("255.255.255.255", "reserved"),
             ("::", "unspecified"),
             ("::1", "loopback"),
+            ("fd48:3aca:68d9::2", "gateway"),
+            ("fd48:3aca:68d9:0:ffff::", "gateway"),
             ("fe80::1", "link-local"),
             ("febf::1", "link-local"),
             ("ff02::fb", "multicast"),
@@ -112,6 +115,7 @@ mod tests {
             "128.0.0.1",
             "2606:4700::1111",
             "fc00::1",
+            "fd48:3aca:68d9:1::",
             "::ffff:1.1.1.1",
         ] {
             assert_eq!(rule(address), None, "{address}");

@@ -110,6 +110,10 @@ impl Question {
         self.message.queries.first().map(|query| query.name().to_ascii()).unwrap_or_default()
     }
 
+    pub(crate) fn is_for_ipv6(&self) -> bool {
+        self.message.queries.first().is_some_and(|query| query.query_type() == RecordType::AAAA)
+    }
+
     /// The query as it goes upstream: our own random id, the client's question and flags, none of its options.
     pub(crate) fn outgoing(&self) -> Option<(u16, Vec<u8>)> {
         let mut out = Message::query();

@@ -1,6 +1,7 @@
 //! The sockets of one workspace's name server.
 
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,7 @@ use super::message::{Action, MAX_QUERY, Question, act};
 use super::upstream::Upstreams;
 use crate::denials::{Protocol, Ring, What};
 use crate::limiter::Limiter;
+use crate::node;
 use crate::pins::Pins;
 use crate::policy::{Rules, why};
 
@@ -27,6 +29,8 @@ const MAX_STREAMS: usize = 64;
 const STREAM_IDLE: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(50);
 const MAX_ANSWER: usize = 65_535;
+/// Addresses of one answer to which a way is looked for.
+const MAX_WAYS: usize = 8;
 
 /// One workspace's view of the name space.
 pub(crate) struct Names {
@@ -179,7 +183,11 @@ impl Names {
         match self.upstreams.ask(question, stream).await {
             Some(answer) => {
                 let now = Instant::now();
-                for (address, ttl) in answers::addresses(&answer) {
+                let addresses = answers::addresses(&answer);
+                if question.is_for_ipv6() && !may_lead_on(&addresses, node::reaches) {
+                    return question.refusal(ResponseCode::NoError);
+                }
+                for (address, ttl) in addresses {
                     self.pins.pin(name, address, ttl, now);
                 }
                 question.incoming(answer, limit)
@@ -202,6 +210,12 @@ impl Names {
     }
 }
 
+/// Whether the node has a way to one of these, or there are none. The gateway takes a connection before the node dials, so a client
+/// that tries an address without a way is not refused but reset, and does not try the next one: it is not told of it.
+fn may_lead_on(addresses: &[(IpAddr, Duration)], reaches: impl Fn(IpAddr) -> bool) -> bool {
+    addresses.is_empty() || addresses.iter().take(MAX_WAYS).any(|(address, _)| reaches(*address))
+}
+
 enum Verdict {
     Ignore,
     Reply(Vec<u8>),
@@ -216,4 +230,21 @@ async fn read_framed(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
     let mut packet = vec![0; length];
     stream.read_exact(&mut packet).await?;
     Ok(packet)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_address_with_a_way_is_enough_and_none_at_all_is_no_reason() {
+        let list = |texts: &[&str]| -> Vec<(IpAddr, Duration)> {
+            texts.iter().map(|text| (text.parse().unwrap(), Duration::ZERO)).collect()
+        };
+        let reaches = |address: IpAddr| address.to_string() == "2001:db8::1";
+        assert!(may_lead_on(&[], reaches));
+        assert!(may_lead_on(&list(&["2001:db8::2", "2001:db8::1"]), reaches));
+        assert!(!may_lead_on(&list(&["2001:db8::2", "2001:db8::3"]), reaches));
+    }
 }

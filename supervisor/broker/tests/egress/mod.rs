@@ -10,7 +10,7 @@ mod tls;
 use cordium_egress::{Action, DefaultAction, Policy, Rule};
 
 /// A rule by its dimensions, separated by spaces.
-fn rule(action: Action, hosts: &str, cidrs: &str, ports: &[u16]) -> Rule {
+pub fn rule(action: Action, hosts: &str, cidrs: &str, ports: &[u16]) -> Rule {
     let words = |text: &str| text.split_whitespace().map(str::to_owned).collect();
     let (name, condition) = (None, None);
     Rule { name, action, cidrs: words(cidrs), hosts: words(hosts), ports: ports.to_vec(), condition }
@@ -21,6 +21,6 @@ pub fn hosts(hosts: &str) -> Policy {
     policy(DefaultAction::Deny, vec![rule(Action::Allow, hosts, "", &[])])
 }
 
-fn policy(default_action: DefaultAction, rules: Vec<Rule>) -> Policy {
+pub fn policy(default_action: DefaultAction, rules: Vec<Rule>) -> Policy {
     Policy { default_action, rules, ..Policy::default() }
 }

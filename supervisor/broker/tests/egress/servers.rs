@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::support::{NODE, OUTSIDE, PUBLIC, UPSTREAM, World};
+use crate::support::{NODE, OUTSIDE, PUBLIC, PUBLIC_V6, UPSTREAM, World};
 
 /// The names there are. `evil.example` shares an address with `one.example`, as behind a content network.
-const NAMES: [(&str, &str); 8] = [
+const NAMES: [(&str, &str); 13] = [
     ("one.example", PUBLIC[0]),
     ("evil.example", PUBLIC[0]),
     ("a.wild.example", PUBLIC[0]),
@@ -18,6 +18,12 @@ const NAMES: [(&str, &str); 8] = [
     ("node.example", NODE),
     ("metadata.example", "169.254.169.254"),
     ("gateway.example", "100.127.255.253"),
+    ("one.example", PUBLIC_V6),
+    ("six.example", PUBLIC_V6),
+    ("evil-six.example", PUBLIC_V6),
+    // There is no way to it.
+    ("lost.example", "2a00:1450::99"),
+    ("lost.example", PUBLIC[0]),
 ];
 
 /// A name server on the node; how many questions it was asked.
@@ -46,15 +52,24 @@ fn answer(question: &[u8]) -> Vec<u8> {
     let name = name.join(".");
     let mut reply = question[..at + 5].to_vec();
     (reply[2], reply[3], reply[11]) = (0x81, 0x80, 0);
-    match NAMES.iter().find(|(known, _)| *known == name) {
-        Some((_, address)) if question[at + 2] == 1 => {
-            let IpAddr::V4(address) = address.parse().unwrap() else { panic!() };
-            reply[7] = 1;
-            reply.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
-            reply.extend(address.octets());
+    let known: Vec<IpAddr> = NAMES
+        .iter()
+        .filter(|(known, _)| *known == name)
+        .map(|(_, address)| address.parse().unwrap())
+        .collect();
+    if known.is_empty() {
+        reply[3] |= 3;
+    }
+    for address in known {
+        let (kind, octets) = match address {
+            IpAddr::V4(v4) => (1, v4.octets().to_vec()),
+            IpAddr::V6(v6) => (28, v6.octets().to_vec()),
+        };
+        if kind == question[at + 2] {
+            reply[7] += 1;
+            reply.extend([0xc0, 12, 0, kind, 0, 1, 0, 0, 0, 60, 0, u8::try_from(octets.len()).unwrap()]);
+            reply.extend(octets);
         }
-        Some(_) => {}
-        None => reply[3] |= 3,
     }
     reply
 }
@@ -65,6 +80,18 @@ pub fn resolve(name: &str) -> Result<String, u8> {
     match packet[3] & 15 {
         0 if packet[7] > 0 => {
             Ok(packet[packet.len() - 4..].iter().map(u8::to_string).collect::<Vec<_>>().join("."))
+        }
+        code => Err(code),
+    }
+}
+
+/// The same for an IPv6 address; `Err(0)` if there is none.
+pub fn resolve_v6(name: &str) -> Result<String, u8> {
+    let packet = crate::ask(name, 28);
+    match packet[3] & 15 {
+        0 if packet[7] > 0 => {
+            let octets: [u8; 16] = packet[packet.len() - 16..].try_into().unwrap();
+            Ok(IpAddr::from(octets).to_string())
         }
         code => Err(code),
     }

@@ -13,8 +13,8 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use cordium_broker::{
-    BrokerOpts, Credentials, DNS_PORT, GATEWAY_V4, PREFIX, Registered, Registration, SANDBOX_V4, TCP_PORT,
-    Terms, broker_main, nft_ruleset, register,
+    BrokerOpts, Credentials, DNS_PORT, GATEWAY_V4, GATEWAY_V6, PREFIX, PREFIX_V6, Registered, Registration,
+    SANDBOX_V4, SANDBOX_V6, TCP_PORT, Terms, broker_main, nft_ruleset, register,
 };
 use cordium_egress::Policy;
 
@@ -22,6 +22,10 @@ pub const NODE: &str = "10.77.0.1";
 pub const OUTSIDE: &str = "10.77.0.2";
 /// Further addresses of the server outside: publicly routable, so that they are what a host rule opens.
 pub const PUBLIC: [&str; 2] = ["93.184.216.34", "93.184.216.35"];
+pub const NODE_V6: &str = "fd77::1";
+pub const OUTSIDE_V6: &str = "fd77::2";
+/// A further address of the server outside, publicly routable.
+pub const PUBLIC_V6: &str = "2a00:1450::22";
 /// Where the test's name server listens, on the node.
 pub const UPSTREAM: &str = "127.0.0.1:5300";
 const INNER: &str = "CORDIUM_BROKER_TEST";
@@ -118,6 +122,10 @@ fn address(device: &str, address: &str, prefix: u8) {
     run("ip", &["link", "set", device, "up"]);
 }
 
+fn address_v6(device: &str, address: &str, prefix: u8) {
+    run("ip", &["addr", "add", &format!("{address}/{prefix}"), "dev", device, "nodad"]);
+}
+
 pub struct World {
     pub sandbox: Netns,
     pub gateway: Netns,
@@ -134,19 +142,30 @@ impl World {
         outside.run(|| {
             address("eth0", OUTSIDE, 24);
             PUBLIC.iter().for_each(|public| address("eth0", public, 32));
+            address_v6("eth0", OUTSIDE_V6, 64);
+            address_v6("eth0", PUBLIC_V6, 128);
         });
+        address_v6("out0", NODE_V6, 64);
+        run("ip", &["route", "add", PUBLIC_V6, "dev", "out0"]);
         PUBLIC.iter().for_each(|public| run("ip", &["route", "add", public, "dev", "out0"]));
         let tid = sandbox.tid.clone();
         gateway.run(move || {
             link("gw0", "eth0", &tid);
+            run("ip", &["link", "set", "gw0", "addrgenmode", "none"]);
             address("gw0", &GATEWAY_V4.to_string(), PREFIX);
             let mut nft = Command::new("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn().unwrap();
             nft.stdin.take().unwrap().write_all(nft_ruleset("gw0").as_bytes()).unwrap();
             assert!(nft.wait().unwrap().success(), "nft takes the rules");
         });
         sandbox.run(|| {
+            run("ip", &["link", "set", "eth0", "addrgenmode", "none"]);
             address("eth0", &SANDBOX_V4.to_string(), PREFIX);
             run("ip", &["route", "add", "default", "via", &GATEWAY_V4.to_string()]);
+        });
+        gateway.run(|| address_v6("gw0", &GATEWAY_V6.to_string(), PREFIX_V6));
+        sandbox.run(|| {
+            address_v6("eth0", &SANDBOX_V6.to_string(), PREFIX_V6);
+            run("ip", &["route", "add", "default", "via", &GATEWAY_V6.to_string()]);
         });
         let folder = tempfile::tempdir().unwrap();
         let broker = Broker::start(&folder.path().join("broker.sock"));
@@ -175,10 +194,10 @@ impl World {
     ) -> Registered {
         let socket = self.socket();
         self.gateway.run(move || {
-            let tcp: OwnedFd = bound(|| TcpListener::bind(("0.0.0.0", TCP_PORT))).into();
+            let tcp: OwnedFd = bound(|| TcpListener::bind(("::", TCP_PORT))).into();
             nix::sys::socket::listen(&tcp, nix::sys::socket::Backlog::new(4095).unwrap()).unwrap();
-            let udp = bound(|| UdpSocket::bind(("0.0.0.0", DNS_PORT))).into();
-            let tcp_dns = bound(|| TcpListener::bind(("0.0.0.0", DNS_PORT))).into();
+            let udp = bound(|| UdpSocket::bind(("::", DNS_PORT))).into();
+            let tcp_dns = bound(|| TcpListener::bind(("::", DNS_PORT))).into();
             let workspace = "ws-test".to_owned();
             let registration = Registration { workspace, gateway_v4: GATEWAY_V4, host_ports };
             let terms = Terms { policy: &policy, credentials: credentials.as_ref() };

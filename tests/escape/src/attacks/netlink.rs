@@ -81,19 +81,14 @@ impl Netlink {
         self.ask(kind, flags, &payload).map(drop)
     }
 
-    /// An IPv6 address of the sandbox's link, and a default route by way of `gateway`, added or removed.
-    pub fn ipv6(&self, add: bool, address: [u8; 16], gateway: [u8; 16]) -> io::Result<()> {
+    /// An IPv6 address of the sandbox's link, added or removed.
+    pub fn ipv6(&self, add: bool, address: [u8; 16]) -> io::Result<()> {
         let create = if add { NLM_F_CREATE_EXCL } else { 0 };
         // 2: without a check for duplicates.
         let mut payload = vec![libc::AF_INET6 as u8, 64, 2, 0];
         payload.extend(LINK.to_ne_bytes());
         payload.extend(attribute(1, &address));
-        let addressed = self.ask(if add { RTM_NEWADDR } else { RTM_DELADDR }, create, &payload);
-        let mut payload = vec![libc::AF_INET6 as u8, 0, 0, 0, 254, 4, 0, 1, 0, 0, 0, 0];
-        payload.extend(attribute(5, &gateway));
-        payload.extend(attribute(4, &LINK.to_ne_bytes()));
-        let routed = self.ask(if add { RTM_NEWROUTE } else { RTM_DELROUTE }, create, &payload);
-        addressed.and(routed).map(drop)
+        self.ask(if add { RTM_NEWADDR } else { RTM_DELADDR }, create, &payload).map(drop)
     }
 
     /// A route to `to`, by way of the sandbox's link, added or removed.

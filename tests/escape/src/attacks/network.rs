@@ -23,6 +23,9 @@ use crate::{Facts, Layer, Probe, sys};
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(100, 127, 255, 253);
 const OWN: Ipv4Addr = Ipv4Addr::new(100, 127, 255, 254);
 const WAIT: Duration = Duration::from_millis(600);
+/// For a name under `invalid`, which nobody answers with an address.
+const QUERY: &[u8] =
+    b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x07cordium\x07invalid\x00\x00\x01\x00\x01";
 
 /// Connects, says a word, and returns what came back.
 fn talk(to: SocketAddr) -> io::Result<String> {
@@ -35,8 +38,15 @@ fn talk(to: SocketAddr) -> io::Result<String> {
 }
 
 fn ask(to: SocketAddr, packet: &[u8]) -> io::Result<String> {
-    let any =
-        if to.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
+    ask_from(None, to, packet)
+}
+
+fn ask_from(from: Option<Ipv6Addr>, to: SocketAddr, packet: &[u8]) -> io::Result<String> {
+    let any = if to.is_ipv4() {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED)
+    } else {
+        IpAddr::V6(from.unwrap_or(Ipv6Addr::UNSPECIFIED))
+    };
     let socket = UdpSocket::bind((any, 0))?;
     socket.set_read_timeout(Some(WAIT))?;
     socket.connect(to)?;
@@ -86,7 +96,7 @@ pub fn any_node_address(facts: &Facts) -> Option<String> {
 }
 
 /// The open port must answer from here, or the attacks below prove nothing.
-fn control(probe: &mut Probe, from: Option<Ipv4Addr>) -> bool {
+fn control(probe: &mut Probe, from: Option<IpAddr>) -> bool {
     let open = probe.facts.get("open_port").and_then(|port| port.parse().ok()).unwrap_or(9);
     let word = probe.facts.get("open_word").unwrap_or("no word was given").to_owned();
     match talk_from(from, (GATEWAY, open).into()) {
@@ -148,13 +158,14 @@ pub fn metadata(probe: &mut Probe) {
 }
 
 /// Connects from one of the own addresses.
-fn talk_from(from: Option<Ipv4Addr>, to: SocketAddr) -> io::Result<String> {
+fn talk_from(from: Option<IpAddr>, to: SocketAddr) -> io::Result<String> {
     let Some(from) = from else { return talk(to) };
-    let fd = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    let family = if from.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let fd = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
     let wait = TimeVal::new(0, 600_000);
     setsockopt(&fd, SendTimeout, &wait)?;
     setsockopt(&fd, ReceiveTimeout, &wait)?;
-    bind(fd.as_raw_fd(), &SockaddrIn::from(std::net::SocketAddrV4::new(from, 0)))?;
+    bind(fd.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(from, 0)))?;
     connect(fd.as_raw_fd(), &SockaddrStorage::from(to))?;
     let mut stream = TcpStream::from(fd);
     stream.write_all(b"hello\n")?;
@@ -164,7 +175,7 @@ fn talk_from(from: Option<Ipv4Addr>, to: SocketAddr) -> io::Result<String> {
 }
 
 pub fn spoofed(probe: &mut Probe) {
-    if !control(probe, None) || !control(probe, Some(OWN)) {
+    if !control(probe, None) || !control(probe, Some(OWN.into())) {
         return;
     }
     let route = match Netlink::route() {
@@ -182,7 +193,7 @@ pub fn spoofed(probe: &mut Probe) {
             probe.broken(format!("taking the address {from}"), error);
             continue;
         }
-        let answer = talk_from(Some(from), (GATEWAY, open).into());
+        let answer = talk_from(Some(from.into()), (GATEWAY, open).into());
         let _ = route.address(false, address, prefix);
         let seen = match answer {
             Ok(answer) if answer.contains(&word) => Err("it was answered".to_owned()),
@@ -190,7 +201,7 @@ pub fn spoofed(probe: &mut Probe) {
         };
         probe.confined(format!("connect from {from}"), Layer::Gateway, seen);
     }
-    control(probe, Some(OWN));
+    control(probe, Some(OWN.into()));
 }
 
 pub fn raw(probe: &mut Probe) {
@@ -288,41 +299,64 @@ fn link_address(bytes: [u8; 20]) -> io::Result<LinkAddr> {
 }
 
 pub fn ipv6(probe: &mut Probe) {
-    if !std::path::Path::new("/proc/sys/net/ipv6").exists() {
-        return probe.unsupported("IPv6", "this kernel does not have it, or it is switched off");
+    let own = Ipv6Addr::new(0xfd48, 0x3aca, 0x68d9, 0, 0, 0, 0, 3);
+    if UdpSocket::bind((own, 0)).is_err() {
+        return probe.unsupported("IPv6", "this node's kernel does not have it, or it is switched off");
     }
     // Also makes the gateway's hardware address known.
     if !control(probe, None) {
         return;
     }
+    // The gateway's resolver answers in place of any other: IPv6 works, or what follows proves nothing.
+    let resolver = SocketAddr::from((Ipv6Addr::new(0x2001, 0x4860, 0x4860, 0, 0, 0, 0, 0x8888), 53));
+    if let Err(error) = ask(resolver, QUERY) {
+        return probe.broken("asking the gateway's resolver over IPv6", error);
+    }
     let secret = port(&probe.facts);
     let mut targets: Vec<IpAddr> = node(&probe.facts).into_iter().filter(IpAddr::is_ipv6).collect();
-    let known = ["fd00:ec2::254", "2001:4860:4860::8888", "ff02::1", "64:ff9b::7f00:1", "2002:7f00:1::"];
+    let known = [
+        "fd48:3aca:68d9::2",
+        "fd00:ec2::254",
+        "2001:4860:4860::8888",
+        "ff02::1",
+        "64:ff9b::7f00:1",
+        "64:ff9b:1::7f00:1",
+        "2002:7f00:1::",
+        "::127.0.0.1",
+        "fec0::1",
+    ];
     targets.extend(known.iter().filter_map(|text| text.parse::<IpAddr>().ok()));
-    let Some(gateway) = gateway_link_local() else {
-        return probe.broken("the gateway's link-local address", "its hardware address is not known");
-    };
-    targets.push(IpAddr::V6(gateway));
-    let own = Ipv6Addr::new(0xfd00, 0xc0, 0, 0, 0, 0, 0, 2).octets();
-    let route =
-        match Netlink::route().and_then(|route| route.ipv6(true, own, gateway.octets()).map(|()| route)) {
-            Ok(route) => route,
-            Err(error) => return probe.broken("taking an IPv6 address and a route", error),
-        };
-    for address in targets {
-        let scoped = match address {
-            IpAddr::V6(v6) if v6.is_unicast_link_local() || v6.is_multicast() => {
-                SocketAddr::V6(std::net::SocketAddrV6::new(v6, secret, 0, LINK))
-            }
-            _ => SocketAddr::new(address, secret),
-        };
-        let seen = judge(&probe.facts, talk(scoped));
-        probe.confined(format!("TCP to {scoped}"), Layer::Gateway, seen);
-        let seen = judge(&probe.facts, ask(scoped, b"hello"));
-        probe.confined(format!("UDP to {scoped}"), Layer::Gateway, seen);
+    match gateway_link_local() {
+        Some(gateway) => targets.push(IpAddr::V6(gateway)),
+        None => probe.broken("the gateway's link-local address", "its hardware address is not known"),
     }
-    if let Err(error) = route.ipv6(false, own, gateway.octets()) {
-        probe.broken("giving the IPv6 address and the route back", error);
+    // By the route that every program takes, then under a name that is not the sandbox's.
+    let other = Ipv6Addr::new(0xfd00, 0xc0, 0, 0, 0, 0, 0, 2);
+    let route = match Netlink::route().and_then(|route| route.ipv6(true, other.octets()).map(|()| route)) {
+        Ok(route) => route,
+        Err(error) => return probe.broken("taking another IPv6 address", error),
+    };
+    for (from, layer) in [(own, Layer::Broker), (other, Layer::Gateway)] {
+        for address in &targets {
+            let to = match *address {
+                IpAddr::V6(v6) if v6.is_unicast_link_local() || v6.is_multicast() => {
+                    SocketAddr::V6(std::net::SocketAddrV6::new(v6, secret, 0, LINK))
+                }
+                address => SocketAddr::new(address, secret),
+            };
+            let seen = judge(&probe.facts, talk_from(Some(from.into()), to));
+            probe.confined(format!("TCP from {from} to {to}"), layer, seen);
+            let seen = judge(&probe.facts, ask_from(Some(from), to, b"hello"));
+            probe.confined(format!("UDP from {from} to {to}"), Layer::Gateway, seen);
+        }
+    }
+    let seen = match ask_from(Some(other), resolver, QUERY) {
+        Ok(_) => Err("it was answered".to_owned()),
+        Err(error) => Ok(error.to_string()),
+    };
+    probe.confined(format!("a query from {other}"), Layer::Gateway, seen);
+    if let Err(error) = route.ipv6(false, other.octets()) {
+        probe.broken("giving the IPv6 address back", error);
     }
 }
 
@@ -341,8 +375,7 @@ fn gateway_link_local() -> Option<Ipv6Addr> {
 }
 
 pub fn dns_elsewhere(probe: &mut Probe) {
-    // A query for a name under `invalid`, which nobody answers with an address.
-    let query = b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x07cordium\x07invalid\x00\x00\x01\x00\x01";
+    let query = QUERY;
     let mut framed = vec![0, u8::try_from(query.len()).unwrap_or_default()];
     framed.extend(query);
     let addresses: Vec<IpAddr> = node(&probe.facts)
