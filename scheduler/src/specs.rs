@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use cordium_proto::v1::{Kind, Limit};
-use cordium_spec::{LimitDefaults, WorkspaceSpec};
+use cordium_spec::{DefaultAction, LimitDefaults, WorkspaceSpec};
 use rusqlite::Connection;
 use serde::Serialize;
 
@@ -32,6 +32,19 @@ pub fn canonical(kind: Kind, text: &str) -> Result<String, ApiError> {
             Err(ApiError::invalid("kind: was unset; allowed: space, template, workspace, secret, volume"))
         }
     }
+}
+
+/// A space that says nothing of egress keeps what it had. One that is new denies: who wants more says so.
+pub fn space_with_egress(new: &str, before: Option<&str>) -> Result<String, ApiError> {
+    let mut space = cordium_spec::parse_space_json(new)?;
+    let action = &mut space.runtime.network.egress.default_action;
+    if *action == DefaultAction::DefaultActionUnset {
+        *action = match before {
+            Some(before) => cordium_spec::parse_space_json(before)?.runtime.network.egress.default_action,
+            None => DefaultAction::Deny,
+        };
+    }
+    to_json(&space)
 }
 
 /// What a workspace comes to with its template, its space and these vars.

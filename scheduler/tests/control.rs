@@ -270,3 +270,38 @@ async fn limits_hold() {
     s.until_state("one", S::Stopped).await;
     s.start("two").await.unwrap();
 }
+
+#[tokio::test]
+async fn a_new_space_denies_unless_it_says_otherwise_and_no_update_opens_it_in_passing() {
+    let dir = tempfile::tempdir().unwrap();
+    let s = Scheduler::up(dir.path(), &[]).await;
+    let space = |name: &str, spec: &str| CreateRequest {
+        kind: Kind::Space.into(),
+        name: name.into(),
+        spec_json: spec.into(),
+        ..Default::default()
+    };
+    let public = r#"{"runtime":{"network":{"egress":{"defaultAction":"ALLOW_PUBLIC"}}}}"#;
+    let closed = s.control().create(space("closed", "{}")).await.unwrap().into_inner();
+    assert!(closed.spec_json.contains(r#""defaultAction":"DENY""#), "{}", closed.spec_json);
+    let open = s.control().create(space("open", public)).await.unwrap().into_inner();
+    assert_eq!(open.spec_json, public);
+    for (name, expected) in [("closed", "DENY"), ("open", "ALLOW_PUBLIC")] {
+        let request = UpdateRequest {
+            kind: Kind::Space.into(),
+            r#ref: name.into(),
+            spec_json: Some(r#"{"authorization":{"disableSSH":true}}"#.into()),
+            ..Default::default()
+        };
+        let updated = s.control().update(request).await.unwrap().into_inner();
+        assert!(
+            updated.spec_json.contains(expected) && updated.spec_json.contains("disableSSH"),
+            "{updated:?}"
+        );
+    }
+    // Existed before anybody said anything.
+    s.create("here", "{}").await;
+    let default = GetRequest { kind: Kind::Space.into(), r#ref: "default".into(), ..Default::default() };
+    let default = s.control().get(default).await.unwrap().into_inner();
+    assert_eq!(default.spec_json, "{}");
+}

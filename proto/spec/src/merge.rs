@@ -69,11 +69,13 @@ pub(crate) fn runtime(below: &Runtime, above: &Runtime) -> Runtime {
     }
 }
 
-/// The Space around the rest: its environment first, so that others override it, and its tasks last.
+/// The Space around the rest: its environment and its egress first, so that others override them, and its tasks last.
 pub(crate) fn space(space: &SpaceRuntime, runtime: &mut Runtime) {
     runtime.env_vars = append(&space.env_vars, &runtime.env_vars);
     runtime.tasks = append(&runtime.tasks, &space.tasks);
     runtime.capabilities = capabilities(&runtime.capabilities, &space.capabilities);
+    let action = &mut runtime.network.egress.default_action;
+    *action = set(space.network.egress.default_action, *action);
 }
 
 fn capabilities(below: &Capabilities, above: &Capabilities) -> Capabilities {

@@ -47,6 +47,7 @@ pub async fn create(core: &Arc<Core>, request: CreateRequest, user: String) -> R
             let mut record = record;
             match kind {
                 Kind::Space => {
+                    record.spec = specs::space_with_egress(&record.spec, None)?;
                     insert_space(tx, &record)?;
                 }
                 Kind::Template => {

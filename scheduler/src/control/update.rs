@@ -40,7 +40,10 @@ pub async fn update(core: &Arc<Core>, request: UpdateRequest) -> Result<Resource
                 if kind == Kind::Volume {
                     volumes::check_change(&record.spec, &spec)?;
                 }
-                record.spec = spec;
+                record.spec = match kind {
+                    Kind::Space => specs::space_with_egress(&spec, Some(&record.spec))?,
+                    _ => spec,
+                };
             }
             record.updated_at = clock::now_micros();
             records::update(tx, &record)?;

@@ -25,7 +25,7 @@ pub use runtime::{
     Capabilities, Devcontainers, EnvVar, Feature, Filesystem, KeyValue, ObjectRef, RunTimeout, Runtime,
     TimeoutMode, VolumeMount,
 };
-pub use space::{Authorization, SpaceLimit, SpaceRuntime, SpaceSpec};
+pub use space::{Authorization, SpaceEgress, SpaceLimit, SpaceNetwork, SpaceRuntime, SpaceSpec};
 pub use task::{OnFailure, Task, TaskType};
 pub use timeout::Timeout;
 pub use volume::{AccessMode, VolumeSpec};

@@ -117,7 +117,7 @@ pub struct Egress {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum DefaultAction {
-    /// As the Template says, else as the node is configured.
+    /// As the Template says, else the Space, else as the node is configured.
     #[default]
     DefaultActionUnset,
     /// Public addresses are reachable, private ones are not.

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Capabilities, EnvVar, Limit, Task, is_default};
+use super::{Capabilities, DefaultAction, EnvVar, Limit, Task, is_default};
 
 /// A group of Workspaces with its Templates, Secrets and limits.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -43,6 +43,25 @@ pub struct SpaceRuntime {
     pub tasks: Vec<Task>,
     #[serde(skip_serializing_if = "is_default")]
     pub capabilities: Capabilities,
+    #[serde(skip_serializing_if = "is_default")]
+    pub network: SpaceNetwork,
+}
+
+/// The network of every Workspace of the Space.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct SpaceNetwork {
+    #[serde(skip_serializing_if = "is_default")]
+    pub egress: SpaceEgress,
+}
+
+/// Connections that leave Workspaces of the Space.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct SpaceEgress {
+    /// For Workspaces that do not say, nor their Template. DENY in a Space that is created without it.
+    #[serde(skip_serializing_if = "is_default")]
+    pub default_action: DefaultAction,
 }
 
 /// What people may do with the Space's Workspaces.

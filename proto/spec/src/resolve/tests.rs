@@ -410,3 +410,20 @@ fn volume_mounts_are_appended_and_may_not_overlap() {
         assert!(error.message.contains("does not overlap"), "{error}");
     }
 }
+
+#[test]
+fn the_spaces_egress_is_for_who_does_not_say() {
+    let space: SpaceSpec =
+        serde_json::from_str(r#"{"runtime":{"network":{"egress":{"defaultAction":"DENY"}}}}"#).unwrap();
+    let action = |template: &str, workspace: &str| {
+        let of = |action: &str| format!(r#"{{"runtime":{{"network":{{"egress":{{{action}}}}}}}}}"#);
+        let template = crate::parse_template_json(&of(template)).unwrap();
+        let workspace = crate::parse_workspace_json(&of(workspace)).unwrap();
+        let spec = resolve(&template, &workspace, &space, &Default::default(), &Default::default()).unwrap();
+        spec.runtime.network.egress.default_action
+    };
+    let public = r#""defaultAction":"ALLOW_PUBLIC""#;
+    assert_eq!(action("", ""), DefaultAction::Deny);
+    assert_eq!(action(public, ""), DefaultAction::AllowPublic);
+    assert_eq!(action("", public), DefaultAction::AllowPublic);
+}
