@@ -10,7 +10,7 @@ use cordium_proto::v1::{
 use tonic::{Code, Status};
 
 const VALUE: &str = "ghp_16C7e42F292c6912E7710c838347Ae178B4a";
-const SPEC: &str = r#"{"runtime":{"network":{"credentials":[
+const SPEC: &str = r#"{"limit":{"memory":{"megabytes":500}},"runtime":{"network":{"credentials":[
     {"name":"api","fromSecret":"token","hosts":["api.example.com"],"env":"API_TOKEN"}]}}}"#;
 
 async fn secret(s: &Scheduler, name: &str, value: &str) {
@@ -57,7 +57,7 @@ async fn a_run_has_a_placeholder_and_its_node_the_values_as_they_turn() {
     s.reachable("n1", true).await;
     secret(&s, "token", VALUE).await;
     s.create("web", SPEC).await;
-    s.create("other", "{}").await;
+    s.create("other", &common::memory(500)).await;
     s.start("web").await.unwrap();
     s.start("other").await.unwrap();
     s.until_state("web", S::Running).await;
