@@ -115,6 +115,8 @@ fn question(address: IpAddr, sequence: u32) -> Vec<u8> {
         IpAddr::V4(address) => (libc::AF_INET, address.octets().to_vec()),
         IpAddr::V6(address) => (libc::AF_INET6, address.octets().to_vec()),
     };
+    // Both fit into a byte.
+    let family = u8::try_from(family).unwrap_or_default();
     let bits = u8::try_from(octets.len() * 8).unwrap_or_default();
     let length = HEADER + 12 + 4 + octets.len();
     let mut bytes = Vec::with_capacity(length);
@@ -123,7 +125,7 @@ fn question(address: IpAddr, sequence: u32) -> Vec<u8> {
     bytes.extend(NLM_F_REQUEST.to_ne_bytes());
     bytes.extend(sequence.to_ne_bytes());
     bytes.extend([0; 4]);
-    bytes.extend([family.to_ne_bytes()[if cfg!(target_endian = "big") { 3 } else { 0 }], bits]);
+    bytes.extend([family, bits]);
     bytes.extend([0; 10]);
     bytes.extend(u16::try_from(4 + octets.len()).unwrap_or_default().to_ne_bytes());
     bytes.extend(RTA_DST.to_ne_bytes());
