@@ -23,11 +23,10 @@ pub fn edit(store: &[u8], former: Option<&[u8]>, new: Option<&[u8]>) -> Result<V
     let mut kept = Vec::with_capacity(store.len() + 4096);
     let mut left = 0;
     for _ in 0..count {
-        let (entry, alias, certificate) = reader.entry()?;
-        let ours = certificate
-            .is_some_and(|it| Some(it) == former || ALIASES.iter().any(|name| name.as_bytes() == alias));
-        if !ours {
-            kept.extend_from_slice(entry);
+        let entry = reader.entry()?;
+        let named = ALIASES.iter().any(|name| name.as_bytes() == entry.alias);
+        if !entry.certificate.is_some_and(|certificate| named || Some(certificate) == former) {
+            kept.extend_from_slice(entry.whole);
             left += 1;
         }
     }
@@ -74,6 +73,13 @@ fn text(text: &str) -> Vec<u8> {
     [&length.to_be_bytes()[..], text.as_bytes()].concat()
 }
 
+struct Entry<'a> {
+    whole: &'a [u8],
+    alias: &'a [u8],
+    /// None of a private key's.
+    certificate: Option<&'a [u8]>,
+}
+
 struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
@@ -105,8 +111,7 @@ impl<'a> Reader<'a> {
         self.data()
     }
 
-    /// All of it, its alias, and its certificate if it is nothing else.
-    fn entry(&mut self) -> Result<(&'a [u8], &'a [u8], Option<&'a [u8]>), StoreError> {
+    fn entry(&mut self) -> Result<Entry<'a>, StoreError> {
         let all = self.0;
         let kind = self.number()?;
         let alias = self.text()?;
@@ -122,6 +127,6 @@ impl<'a> Reader<'a> {
             }
             _ => return Err(StoreError::Broken),
         };
-        Ok((&all[..all.len() - self.0.len()], alias, certificate))
+        Ok(Entry { whole: &all[..all.len() - self.0.len()], alias, certificate })
     }
 }
