@@ -15,9 +15,6 @@ mod end;
 mod fdpass;
 mod first;
 mod flow;
-#[cfg(feature = "fuzzing")]
-#[doc(hidden)]
-pub mod fuzzing;
 mod inspect;
 mod limiter;
 mod main_loop;

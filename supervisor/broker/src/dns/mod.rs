@@ -8,9 +8,5 @@ mod message;
 mod serve;
 mod upstream;
 
-#[cfg(feature = "fuzzing")]
-pub(crate) use answers::addresses;
-#[cfg(feature = "fuzzing")]
-pub(crate) use message::{Action, act};
 pub(crate) use serve::Names;
 pub(crate) use upstream::{RESOLV_CONF, Upstreams};
