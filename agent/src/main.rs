@@ -19,6 +19,7 @@ mod git;
 mod identity;
 mod logs;
 mod main_process;
+mod ports;
 mod prepare;
 mod process;
 mod pty;

@@ -10,6 +10,7 @@ use tokio::task::AbortHandle;
 use crate::events::Events;
 use crate::identity::Identity;
 use crate::logs::Logs;
+use crate::ports::Ports;
 use crate::reaper::Reaper;
 use crate::terminals::Terminals;
 
@@ -42,6 +43,7 @@ pub struct State {
     pub logs: Arc<Logs>,
     pub events: Arc<Events>,
     pub terminals: Terminals,
+    pub ports: Arc<Ports>,
     /// The outcome of the one shutdown; whoever asks again gets the same.
     pub shutdown: OnceCell<Vec<String>>,
     stage: watch::Sender<Stage>,
@@ -68,6 +70,7 @@ impl State {
             logs: Arc::new(Logs::new()),
             events: Arc::new(Events::new()),
             terminals: Terminals::default(),
+            ports: Arc::default(),
             shutdown: OnceCell::new(),
             stage: watch::Sender::new(Stage::New),
             run: Mutex::default(),

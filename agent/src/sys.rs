@@ -1,4 +1,4 @@
-//! The crate's only `unsafe` code: what runs between fork and exec, and taking over an inherited descriptor.
+//! The crate's only `unsafe` code: what runs between fork and exec, taking over an inherited descriptor, and waiting for one.
 #![allow(unsafe_code)]
 
 use std::ffi::CString;
@@ -13,6 +13,8 @@ use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::unistd::{Gid, Uid, chdir, setgid, setgroups, setsid, setuid};
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 use crate::system_init::SystemInit;
 
@@ -171,6 +173,13 @@ pub fn default_signals() {
             libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), none, std::mem::size_of::<u64>());
         }
     }
+}
+
+/// Makes a non-blocking descriptor wait in the runtime until it can be read.
+pub fn watch(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` is open, always gives the same descriptor, and closes it only when it is dropped, which the
+    // `AsyncFd` that owns it does after deregistering.
+    Ok(unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) }?)
 }
 
 /// One malloc arena, small thresholds: a sandbox's PID 1 must not keep memory that it once used.

@@ -69,6 +69,8 @@ pub enum Command {
     /// Open a terminal in a running workspace
     #[command(visible_alias = "term")]
     Terminal(cmd::terminal::Args),
+    /// Show the ports that listen in a running workspace
+    Ports(cmd::ports::Args),
     /// Carry local connections to ports of a running workspace
     PortForward(cmd::port_forward::Args),
     /// Show a workspace's log: image, clones, tasks
@@ -91,7 +93,7 @@ pub enum Command {
     Doctor(cmd::doctor::Args),
     /// Prepare this machine for an ordinary user (once, as root)
     Setup(cmd::setup::Args),
-    /// Show the nodes and their load
+    /// Show the nodes and their load, or one workspace
     Status(cmd::status::Args),
     /// Show the versions of this client and of the supervisor
     Version(cmd::version::Args),

@@ -8,6 +8,7 @@
 //! `status` → the journal → `watch`.
 
 mod activity;
+mod applications;
 mod audit;
 mod clock;
 mod config;

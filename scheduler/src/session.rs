@@ -8,14 +8,15 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 use cordium_proto::v1::{
     AttachTerminalRequest, AttachTerminalResponse, CreateTerminalRequest, CreateTerminalResponse, Denial,
     ExecRequest, ExecResponse, ForwardRequest, ForwardResponse, ListTerminalsRequest, ListTerminalsResponse,
-    LogEntry, LogsRequest, RemoveTerminalRequest, RemoveTerminalResponse, WatchDenialsRequest,
-    WorkspaceState, attach_terminal_request, exec_request, forward_request, session_server::Session,
+    ListeningPorts, LogEntry, LogsRequest, RemoveTerminalRequest, RemoveTerminalResponse,
+    WatchDenialsRequest, WatchPortsRequest, WorkspaceState, attach_terminal_request, exec_request,
+    forward_request, session_server::Session,
 };
 use futures::{Stream, StreamExt as _, stream};
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::{
-    activity,
+    activity, applications,
     audit::{actor, entries},
     core::Core,
     error::{ApiError, relayed, with_hint},
@@ -112,6 +113,7 @@ impl Session for ControlService {
     type ForwardStream = Replies<ForwardResponse>;
     type LogsStream = Replies<LogEntry>;
     type WatchDenialsStream = Replies<Denial>;
+    type WatchPortsStream = Replies<ListeningPorts>;
 
     async fn exec(&self, request: Request<Streaming<ExecRequest>>) -> Answer<Self::ExecStream> {
         let actor = actor::of(&request);
@@ -211,5 +213,17 @@ impl Session for ControlService {
         request.workspace.clone_from(&route.uid);
         let answer = route.node.sessions().watch_denials(request).await;
         Ok(self.replies(answer.map_err(|status| route.explain(status))?.into_inner()))
+    }
+
+    async fn watch_ports(&self, request: Request<WatchPortsRequest>) -> Answer<Self::WatchPortsStream> {
+        let mut request = request.into_inner();
+        let route = Route::find(&self.core, &request.workspace, true)?;
+        request.workspace.clone_from(&route.uid);
+        let applications = applications::of_run(&self.core, &route.uid)?;
+        let answer = route.node.sessions().watch_ports(request).await;
+        let lists = answer.map_err(|status| route.explain(status))?.into_inner();
+        Ok(self.replies(lists).map(|lists| -> Self::WatchPortsStream {
+            Box::pin(lists.map(move |list| Ok(applications::name(list?, &applications))))
+        }))
     }
 }

@@ -9,8 +9,8 @@ use cordium_proto::{
     v1::{
         AttachTerminal, AttachTerminalRequest, CreateTerminalRequest, ExecRequest, ExecStart, ForwardEof,
         ForwardRequest, ForwardStart, ListTerminalsRequest, LogsRequest, StartWorkspaceRequest, StdinEof,
-        WatchDenialsRequest, WorkspaceState as S, attach_terminal_request, attach_terminal_response,
-        exec_request, exec_response, forward_request, forward_response,
+        WatchDenialsRequest, WatchPortsRequest, WorkspaceState as S, attach_terminal_request,
+        attach_terminal_response, exec_request, exec_response, forward_request, forward_response,
     },
 };
 use tokio_stream::wrappers::ReceiverStream;
@@ -178,8 +178,15 @@ async fn terminals_denials_and_logs() {
     let denial = denials.message().await.unwrap().unwrap();
     assert_eq!((denial.number, denial.rule.as_str()), (7, w.uids[1].as_str()));
 
+    let request = |name: &str| WatchPortsRequest { workspace: name.into(), follow: false };
+    let mut lists = w.s.session().watch_ports(request("two")).await.unwrap().into_inner();
+    let port = &lists.message().await.unwrap().unwrap().items[0];
+    assert_eq!((port.port, port.program.as_str(), port.application.as_str()), (80, w.uids[1].as_str(), ""));
+
     w.s.stop("one").await.unwrap();
     w.s.until_state("one", S::Stopped).await;
+    let refused = w.s.session().watch_ports(request("one")).await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition, "its run is over");
     let request = WatchDenialsRequest { workspace: "one".into(), ..Default::default() };
     let refused = w.s.session().watch_denials(request).await.unwrap_err();
     assert_eq!(refused.code(), Code::FailedPrecondition, "its run is over");

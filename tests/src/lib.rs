@@ -18,6 +18,7 @@ pub mod http;
 pub mod hybrid;
 pub mod images;
 pub mod leak;
+pub mod listening;
 pub mod node;
 pub mod oci;
 pub mod paths;

@@ -1,5 +1,8 @@
 //! Ports in: connections from outside to what is served inside, by the real command line.
 
+#[path = "ports/listening.rs"]
+mod listening;
+
 use std::{process::ExitCode, sync::Arc};
 
 use cordium_tests::{
@@ -23,6 +26,13 @@ fn main() -> ExitCode {
         .case("a_port_that_nobody_serves_is_a_reset_and_a_warning", nobody_serves)
         .case("a_stop_cuts_connections_off", a_stop_cuts_off)
         .case("bad_ports_are_refused", bad_ports)
+        .case(
+            "a_port_is_told_when_it_opens_and_when_it_closes",
+            listening::a_port_is_told_when_it_opens_and_when_it_closes,
+        )
+        .case("many_ports_and_a_hostile_name", listening::many_ports_and_a_hostile_name)
+        .case("watchers_are_bounded", listening::watchers_are_bounded)
+        .case("a_published_port_is_seen_and_reached", listening::a_published_port_is_seen_and_reached)
         .run(|| Fixture::start("ports"))
 }
 

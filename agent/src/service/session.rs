@@ -2,13 +2,15 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Instant;
 
 use cordium_proto::v1::session_server::Session;
 use cordium_proto::v1::{
     AttachTerminalRequest, AttachTerminalResponse, CreateTerminalRequest, CreateTerminalResponse, Denial,
     ExecRequest, ExecResponse, ForwardRequest, ForwardResponse, ListTerminalsRequest, ListTerminalsResponse,
-    LogEntry, LogsRequest, RemoveTerminalRequest, RemoveTerminalResponse, Terminal, TerminalClosed,
-    WatchDenialsRequest, attach_terminal_request, attach_terminal_response, exec_request, forward_request,
+    ListeningPorts, LogEntry, LogsRequest, RemoveTerminalRequest, RemoveTerminalResponse, Terminal,
+    TerminalClosed, WatchDenialsRequest, WatchPortsRequest, attach_terminal_request,
+    attach_terminal_response, exec_request, forward_request,
 };
 use futures::stream::{self, Stream, StreamExt as _};
 use tokio::sync::mpsc;
@@ -121,6 +123,28 @@ impl Session for SessionService {
         _: Request<WatchDenialsRequest>,
     ) -> Result<Response<Self::WatchDenialsStream>, Status> {
         Err(Status::unimplemented("what leaves the workspace is decided outside of it: ask the supervisor"))
+    }
+
+    type WatchPortsStream = BoxStream<ListeningPorts>;
+
+    async fn watch_ports(
+        &self,
+        request: Request<WatchPortsRequest>,
+    ) -> Result<Response<Self::WatchPortsStream>, Status> {
+        guard(async {
+            let ports = &self.0.ports;
+            let room = ports.room()?;
+            if !request.into_inner().follow {
+                let list = ports.list(Instant::now()).await?;
+                let once: Self::WatchPortsStream = Box::pin(stream::iter([Ok(list)]));
+                return Ok(Response::new(once));
+            }
+            let (sender, lists) = mpsc::channel(1);
+            tokio::spawn(Arc::clone(ports).follow(sender, room));
+            let lists: Self::WatchPortsStream = Box::pin(ReceiverStream::new(lists));
+            Ok(Response::new(lists))
+        })
+        .await
     }
 }
 

@@ -13,6 +13,7 @@ pub mod image;
 pub mod logs;
 pub mod policy;
 pub mod port_forward;
+pub mod ports;
 pub mod resource;
 pub mod run;
 pub mod schema;
@@ -25,6 +26,7 @@ pub mod terminal;
 pub mod version;
 pub mod volume;
 pub mod watch;
+mod workspace_status;
 
 use crate::{
     args::{Cli, Command},
@@ -50,6 +52,7 @@ pub fn dispatch(cli: Cli) -> Outcome {
         Command::Get(args) => block_on(get::run(global, args)),
         Command::Exec(args) => block_on(exec::run(global, args)),
         Command::Terminal(args) => block_on(terminal::run(global, args)),
+        Command::Ports(args) => block_on(ports::run(global, args)),
         Command::PortForward(args) => block_on(port_forward::run(global, args)),
         Command::Logs(args) => block_on(logs::run(global, args)),
         Command::Watch(args) => block_on(watch::run(global, args)),

@@ -3,14 +3,14 @@
 use cordium_proto::v1::{GetStatusRequest, GetStatusResponse, Kind, ListRequest, NodeStatus, Resource};
 use serde_json::{Value, json};
 
-use super::{Outcome, resource};
+use super::{Outcome, resource, workspace_status};
 use crate::{
     args::Global,
     client::{Client, Start},
     error::Doing as _,
     output::{
         self, duration,
-        format::Structured,
+        format::Detailed,
         json::{self, Object, limit},
         table, usage,
     },
@@ -18,19 +18,27 @@ use crate::{
 
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// Output format
+    /// Only this workspace (name or uid)
+    pub workspace: Option<String>,
+    /// The space it lies in [default: default]
+    #[arg(long, value_name = "SPACE", default_value = "", hide_default_value = true, requires = "workspace")]
+    pub space: String,
+    /// Output format; all but the table have the ports that listen in the workspace
     #[arg(short = 'o', long = "out", visible_alias = "output", value_name = "FORMAT")]
-    pub out: Option<Structured>,
+    pub out: Option<Detailed>,
 }
 
 pub async fn run(global: &Global, args: Args) -> Outcome {
     let client = Client::connect(global, Start::Never).await?;
+    if let Some(name) = &args.workspace {
+        return workspace_status::show(&client, name, &args.space, args.out).await;
+    }
     let status = client.control().get_status(GetStatusRequest {}).await.doing("get the status")?.into_inner();
     let request = ListRequest { kind: Kind::Workspace.into(), ..ListRequest::default() };
     let mut workspaces =
         client.control().list(request).await.doing("list the workspaces")?.into_inner().items;
     workspaces.sort_by(|a, b| (&a.space, resource::name(a)).cmp(&(&b.space, resource::name(b))));
-    if let Some(format) = args.out {
+    if let Some(format) = args.out.and_then(Detailed::structured) {
         output::print(&format.render(&as_json(&status, &workspaces))?);
         return Ok(0);
     }

@@ -35,6 +35,24 @@ pub enum Structured {
     Yaml,
 }
 
+/// As [`Structured`], with a table of more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Detailed {
+    Wide,
+    Json,
+    Yaml,
+}
+
+impl Detailed {
+    pub fn structured(self) -> Option<Structured> {
+        match self {
+            Self::Json => Some(Structured::Json),
+            Self::Yaml => Some(Structured::Yaml),
+            Self::Wide => None,
+        }
+    }
+}
+
 impl Format {
     pub fn structured(self) -> Option<Structured> {
         match self {

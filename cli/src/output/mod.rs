@@ -3,6 +3,7 @@
 pub mod duration;
 pub mod format;
 pub mod json;
+pub mod ports;
 pub mod pull;
 pub mod table;
 pub mod text;

@@ -9,6 +9,7 @@ mod images;
 mod local;
 mod logs;
 mod policy;
+mod ports;
 mod resources;
 mod run;
 mod terminal;

@@ -361,6 +361,7 @@ impl Session for FakeNode {
     type ForwardStream = Replies<v1::ForwardResponse>;
     type LogsStream = Replies<LogEntry>;
     type WatchDenialsStream = Replies<v1::Denial>;
+    type WatchPortsStream = Replies<v1::ListeningPorts>;
 
     async fn exec(
         &self,
@@ -456,6 +457,17 @@ impl Session for FakeNode {
         let v1::WatchDenialsRequest { workspace, after, .. } = request.into_inner();
         let denial = v1::Denial { number: after + 1, rule: workspace, ..Default::default() };
         Ok(Response::new(Box::pin(tokio_stream::iter([Ok(denial)]))))
+    }
+
+    /// Port 80, whose program is the workspace that was asked for.
+    async fn watch_ports(
+        &self,
+        request: Request<v1::WatchPortsRequest>,
+    ) -> Result<Response<Self::WatchPortsStream>, Status> {
+        let program = request.into_inner().workspace;
+        let items = vec![v1::ListeningPort { port: 80, program, ..Default::default() }];
+        let list = v1::ListeningPorts { items, left_out: 0 };
+        Ok(Response::new(Box::pin(tokio_stream::iter([Ok(list)]))))
     }
 
     async fn logs(&self, request: Request<LogsRequest>) -> Result<Response<Self::LogsStream>, Status> {

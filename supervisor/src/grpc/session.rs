@@ -6,8 +6,9 @@ use std::{sync::Arc, time::Duration};
 use cordium_proto::v1::{
     AttachTerminalRequest, AttachTerminalResponse, CreateTerminalRequest, CreateTerminalResponse, Denial,
     ExecRequest, ExecResponse, ForwardRequest, ForwardResponse, ListTerminalsRequest, ListTerminalsResponse,
-    LogEntry, LogsRequest, RemoveTerminalRequest, RemoveTerminalResponse, WatchDenialsRequest,
-    attach_terminal_request, exec_request, forward_request, session_server::Session,
+    ListeningPorts, LogEntry, LogsRequest, RemoveTerminalRequest, RemoveTerminalResponse,
+    WatchDenialsRequest, WatchPortsRequest, attach_terminal_request, exec_request, forward_request,
+    session_server::Session,
 };
 use futures::{Stream, StreamExt as _, TryStreamExt as _, stream::BoxStream};
 use tokio_util::sync::CancellationToken;
@@ -94,6 +95,7 @@ impl Session for SessionService {
     type ForwardStream = Answers<ForwardResponse>;
     type LogsStream = Answers<LogEntry>;
     type WatchDenialsStream = Answers<Denial>;
+    type WatchPortsStream = Answers<ListeningPorts>;
 
     async fn exec(
         &self,
@@ -189,5 +191,14 @@ impl Session for SessionService {
         let found = cordium_broker::watch_denials(socket, &workspace, after, follow).await;
         let found = found.map_err(|error| denials::of_broker(&error))?;
         Ok(Response::new(denials::pass(found, self.shutdown.clone())))
+    }
+
+    async fn watch_ports(
+        &self,
+        request: Request<WatchPortsRequest>,
+    ) -> Result<Response<Self::WatchPortsStream>, Status> {
+        let request = request.into_inner();
+        let mut agent = self.agent(&request.workspace)?.session();
+        Ok(self.answers(agent.watch_ports(request).await.map_err(of_agent)?.into_inner()))
     }
 }

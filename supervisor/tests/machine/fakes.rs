@@ -313,6 +313,7 @@ impl Session for FakeAgent {
     type ForwardStream = Answers<pb::ForwardResponse>;
     type LogsStream = Answers<LogEntry>;
     type WatchDenialsStream = Answers<pb::Denial>;
+    type WatchPortsStream = Answers<pb::ListeningPorts>;
 
     /// Echoes its input, then exits with 7.
     async fn exec(
@@ -365,6 +366,19 @@ impl Session for FakeAgent {
         _: Request<pb::WatchDenialsRequest>,
     ) -> Result<Response<Self::WatchDenialsStream>, Status> {
         Err(Status::unimplemented("ask the supervisor"))
+    }
+    /// Port 80, and whoever follows never hears of another.
+    async fn watch_ports(
+        &self,
+        request: Request<pb::WatchPortsRequest>,
+    ) -> Result<Response<Self::WatchPortsStream>, Status> {
+        let items = vec![pb::ListeningPort { port: 80, ..Default::default() }];
+        let now = futures::stream::iter([Ok(pb::ListeningPorts { items, left_out: 0 })]);
+        Ok(Response::new(if request.into_inner().follow {
+            now.chain(futures::stream::pending()).boxed()
+        } else {
+            now.boxed()
+        }))
     }
 
     async fn logs(&self, request: Request<LogsRequest>) -> Result<Response<Self::LogsStream>, Status> {

@@ -2,9 +2,10 @@ use std::sync::Arc;
 
 use cordium_proto::v1::{
     CreateTerminalRequest, ExecRequest, ExecStart, LogSource, LogsRequest, StdinEof, WatchDenialsRequest,
-    WorkspaceState as S, exec_request, exec_response, session_client::SessionClient,
+    WatchPortsRequest, WorkspaceState as S, exec_request, exec_response, session_client::SessionClient,
     session_server::Session as _, session_server::SessionServer,
 };
+use futures::StreamExt as _;
 use futures::TryStreamExt as _;
 use hyper_util::rt::TokioIo;
 use tonic::{Code, Request, transport::Endpoint};
@@ -88,6 +89,25 @@ async fn logs_are_there_after_the_stop() {
         node.session.logs(Request::new(task)).await.unwrap().into_inner().try_collect().await.unwrap();
     assert_eq!(last.len(), 1);
     assert_eq!(last[0].data.as_ref(), b"done\n");
+}
+
+#[tokio::test]
+async fn ports_are_passed_on_and_a_follower_is_told_of_the_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::open(dir.path(), &Arc::default());
+    let request = |follow| Request::new(WatchPortsRequest { workspace: UID.into(), follow });
+    assert_eq!(node.session.watch_ports(request(false)).await.err().unwrap().code(), Code::NotFound);
+    node.start("r1", SPEC).await.unwrap();
+    node.until(0, S::Running).await;
+    let once: Vec<_> = node.session.watch_ports(request(false)).await.unwrap().into_inner().collect().await;
+    assert_eq!(once.len(), 1);
+    assert_eq!(once[0].as_ref().unwrap().items[0].port, 80);
+    let mut followed = node.session.watch_ports(request(true)).await.unwrap().into_inner();
+    assert_eq!(followed.next().await.unwrap().unwrap().items.len(), 1);
+    node.stop(false).await.unwrap();
+    node.until(2, S::Stopped).await;
+    let code = node.session.watch_ports(request(false)).await.err().unwrap().code();
+    assert_eq!(code, Code::FailedPrecondition);
 }
 
 #[tokio::test]

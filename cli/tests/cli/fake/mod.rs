@@ -11,8 +11,9 @@ use std::{
 };
 
 use cordium_proto::v1::{
-    CreateRequest, Denial, ExecStart, Failure, LogEntry, PhaseEvent, Resource, UpdateRequest, WorkspaceEvent,
-    WorkspaceState, control_server::ControlServer, node_server::NodeServer, session_server::SessionServer,
+    CreateRequest, Denial, ExecStart, Failure, ListeningPorts, LogEntry, PhaseEvent, Resource, UpdateRequest,
+    WorkspaceEvent, WorkspaceState, control_server::ControlServer, node_server::NodeServer,
+    session_server::SessionServer,
 };
 use prost_types::Timestamp;
 use tokio::{net::UnixListener, sync::broadcast};
@@ -62,6 +63,7 @@ pub struct State {
     pub script: Mutex<Vec<Act>>,
     pub logs: Mutex<Vec<LogEntry>>,
     pub denials: Mutex<Vec<Denial>>,
+    pub ports: Mutex<Vec<ListeningPorts>>,
     pub seen: Mutex<Seen>,
     pub events: Mutex<Vec<WorkspaceEvent>>,
     pub live: broadcast::Sender<WorkspaceEvent>,
@@ -80,6 +82,7 @@ impl Fake {
             script: Mutex::new(good()),
             logs: Mutex::default(),
             denials: Mutex::default(),
+            ports: Mutex::default(),
             seen: Mutex::default(),
             events: Mutex::default(),
             live: broadcast::channel(256).0,

@@ -158,6 +158,20 @@ impl Session for Fake {
         Ok(Response::new(Box::pin(futures::stream::iter(past.into_iter().chain(end)))))
     }
 
+    type WatchPortsStream = Boxed<ListeningPorts>;
+
+    /// Each list that is set; whoever follows is cut off once, and told the last one again.
+    async fn watch_ports(&self, request: Request<WatchPortsRequest>) -> Answer<Self::WatchPortsStream> {
+        let mut lists = self.0.ports.lock().unwrap();
+        let all = lists.clone();
+        if !request.into_inner().follow {
+            return Ok(Response::new(Box::pin(futures::stream::iter(all.into_iter().take(1).map(Ok)))));
+        }
+        lists.drain(..all.len().saturating_sub(1));
+        let end = (all.len() > 1).then(|| Err(Status::unavailable("restarted")));
+        Ok(Response::new(Box::pin(futures::stream::iter(all.into_iter().map(Ok).chain(end)))))
+    }
+
     async fn logs(&self, request: Request<LogsRequest>) -> Answer<Self::LogsStream> {
         let request = request.into_inner();
         let entries: Vec<_> = self.0.logs.lock().unwrap().clone();
