@@ -55,7 +55,7 @@ fn main() -> ExitCode {
         .case("a_request_that_no_binding_is_for_is_refused", a_request_that_no_binding_is_for_is_refused)
         .case("what_is_not_bound_is_passed_through_untouched", what_is_not_bound_is_passed_through)
         .case("rotation_is_on_the_next_request_and_revocation_is_immediate", rotation_and_revocation)
-        .case("credentials_outlive_the_broker_and_a_new_policy", credentials_outlive_broker_and_supervisor)
+        .case("credentials_outlive_the_broker_and_a_new_policy", credentials_outlive_the_broker)
         .case("a_value_that_no_header_can_have_is_refused_by_name", a_bad_value_is_refused_by_name)
         .one_at_a_time()
         .run(set_up)
@@ -250,7 +250,7 @@ async fn rotation_and_revocation(s: Arc<Shared>) -> Result<()> {
     w.delete().await
 }
 
-async fn credentials_outlive_the_broker_and_a_new_policy(s: Arc<Shared>) -> Result<()> {
+async fn credentials_outlive_the_broker(s: Arc<Shared>) -> Result<()> {
     let ask = format!("curl -sS --fail --retry 5 --retry-all-errors --max-time 20 {}", s.url("/v1/user"));
     let brokers = process::mentioning(&s.f.dir).into_iter().filter(|(_, line)| line.contains(" broker "));
     for (pid, _) in brokers {

@@ -217,7 +217,10 @@ mod tests {
         assert!(matches!(&read[..], [Message::Socket(s), Message::Done] if s.listener() == Some(listener)));
         body[6..8].copy_from_slice(&50_000u16.to_be_bytes());
         let connection = message(SOCK_DIAG_BY_FAMILY, &body);
-        assert!(matches!(messages(&connection).next(), Some(Message::Socket(Socket { connected: true, .. }))));
+        assert!(matches!(
+            messages(&connection).next(),
+            Some(Message::Socket(Socket { connected: true, .. }))
+        ));
         for cut in 0..whole.len() {
             assert_eq!(messages(&whole[..cut]).count(), 0, "{cut}");
         }

@@ -102,9 +102,8 @@ fn alphabet(value: &[u8]) -> Vec<u8> {
     if !value.is_empty() && all(|byte| byte.is_ascii_digit() || (b'A'..=b'F').contains(&byte)) {
         return b"0123456789ABCDEF".to_vec();
     }
-    let classes: [(fn(&u8) -> bool, &[u8]); 3] =
-        [(u8::is_ascii_lowercase, LOWER), (u8::is_ascii_uppercase, UPPER), (u8::is_ascii_digit, DIGITS)];
-    let present = classes.iter().filter(|(class, _)| value.iter().any(class)).map(|(_, letters)| *letters);
+    let present =
+        [LOWER, UPPER, DIGITS].into_iter().filter(|class| value.iter().any(|byte| class.contains(byte)));
     let alphabet: Vec<u8> = present.flatten().copied().collect();
     // Digits alone are too few to be random, and would look like a number.
     if alphabet.len() < LOWER.len() { [LOWER, DIGITS].concat() } else { alphabet }
