@@ -191,7 +191,7 @@ async fn a_request_that_no_binding_is_for_is_refused(s: Arc<Shared>) -> Result<(
     }
     // The placeholder of one credential on a request for another.
     let carried = script("/private.git/info/refs", "--header \"X-Token: $API_TOKEN\"").replace('\'', "\"");
-    ensure!(s.w.ok(&carried.replace('%', "%")).await?.ends_with("403"), "a placeholder went elsewhere");
+    ensure!(s.w.ok(&carried).await?.ends_with("403"), "a placeholder went elsewhere");
     let denials = s.f.cli().ok(&["egress", "log", "bound", "-o", "json"]).await?;
     ensure!(denials.contains("credential api"), "{denials}");
     Ok(())
