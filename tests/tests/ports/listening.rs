@@ -24,17 +24,17 @@ pub async fn a_port_is_told_when_it_opens_and_when_it_closes(f: Arc<Fixture>) ->
     ensure_eq!(listed(&f, "listens").await?, Vec::<Value>::new());
     let mut told = Running::follow(&f.cli(), "listens")?;
     // As the workspace user, into whose processes root of the sandbox may not look.
-    let server = ["exec", "listens", "--", "nc", "-ll", "-s", "127.0.0.1", "-p", "3000", "-e", "cat"];
+    let server = ["exec", "listens", "--", "httpd", "-f", "-p", "127.0.0.1:3000", "-h", "/tmp"];
     let server = Running::begin(&f.cli(), &server)?;
     let open = told.change(3000).await?;
     ensure_eq!(open["event"], "open");
     let expected = json!({"scope": "LOOPBACK", "family": "IPV4", "address": "127.0.0.1", "protocol": "tcp",
-        "application": "web", "program": "nc"});
+        "application": "web", "program": "httpd"});
     for (key, value) in expected.as_object().into_iter().flatten() {
         ensure!(open[key] == *value, "{key}: {open}");
     }
     let pid = open["pid"].to_string();
-    ensure_eq!(w.root_ok(&format!("cat /proc/{pid}/comm")).await?, "nc");
+    ensure_eq!(w.root_ok(&format!("cat /proc/{pid}/comm")).await?, "httpd");
     ensure!(open["since"].is_string(), "{open}");
     // The same in every other place.
     let list = listed(&f, "listens").await?;

@@ -4,6 +4,7 @@ use cordium_egress::{Moment, Subject};
 use jiff::Timestamp;
 
 #[derive(clap::Args, Debug, Default)]
+#[group(id = "context")]
 pub struct Args {
     /// What conditions find in ctx: workspace.name, workspace.uid, workspace.space, workspace.template, user.name
     #[arg(long = "ctx", value_name = "FIELD=TEXT", value_parser = field)]
