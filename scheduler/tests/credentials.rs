@@ -119,6 +119,44 @@ async fn a_node_that_was_away_hears_of_a_turned_value_when_it_is_back() {
 }
 
 #[tokio::test]
+async fn a_node_is_told_until_the_new_value_is_in_force() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = FakeNode::new(dir.path(), "n1", 8192);
+    let _up = node.up();
+    let s = Scheduler::up(dir.path(), &[&node]).await;
+    s.reachable("n1", true).await;
+    secret(&s, "token", VALUE).await;
+    s.create("web", SPEC).await;
+    s.start("web").await.unwrap();
+    s.until_state("web", S::Running).await;
+    node.with(|n| n.egress_later = true);
+    turn(&s, "another").await;
+    let told = |count| {
+        let node = &node;
+        async move {
+            let heard = async {
+                while node.with(|n| n.egress.len()) < count {
+                    tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+                }
+            };
+            tokio::time::timeout(common::PATIENCE, heard).await.expect("the node is told again");
+        }
+    };
+    told(3).await;
+    node.with(|n| n.egress_later = false);
+    let count = node.with(|n| n.egress.len());
+    told(count + 1).await;
+    let left = async {
+        let db = rusqlite::Connection::open(dir.path().join("control.db")).unwrap();
+        let left = || db.query_row("SELECT count(*) FROM egress_to_tell", [], |row| row.get::<_, i64>(0));
+        while left().unwrap() > 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(common::PATIENCE, left).await.expect("it is not told for ever");
+}
+
+#[tokio::test]
 async fn a_value_that_cannot_be_on_a_request_is_refused_at_the_start() {
     let dir = tempfile::tempdir().unwrap();
     let node = FakeNode::new(dir.path(), "n1", 8192);

@@ -41,7 +41,9 @@ pub async fn set(core: &Arc<Core>, request: SetEgressRequest) -> Result<EgressPo
             match tell(&inner, &ws, &policy.run_json).await {
                 Ok(in_force) => {
                     policy.in_force = in_force;
-                    inner.store.write(move |tx| store::egress::remove(tx, &uid)).await?;
+                    if in_force {
+                        inner.store.write(move |tx| store::egress::remove(tx, &uid)).await?;
+                    }
                 }
                 Err(error) => policy.warnings.push(format!(
                     "the policy is stored, but the run goes on with the old one until its node takes it: {error}"

@@ -53,7 +53,9 @@ async fn tell(core: &Core, uid: &str, run_id: &str) -> Result<(), ApiError> {
     if is_active(&ws.status) && ws.run_id() == run_id {
         let policy = cordium_spec::parse_resolved_json(&ws.run_spec)?.runtime.network.egress;
         match egress::tell(core, &ws, &crate::specs::to_json(&policy)?).await {
-            Ok(_) => tracing::info!(workspace = uid, "its node goes by its egress policy now"),
+            Ok(true) => tracing::info!(workspace = uid, "its node goes by its egress policy now"),
+            // Its sandbox is being made. Were the supervisor to end before that, it would not know the values any more.
+            Ok(false) => return Ok(()),
             // The run has ended, and the news is on its way.
             Err(ApiError::Node(status))
                 if matches!(status.code(), Code::FailedPrecondition | Code::NotFound) => {}

@@ -42,6 +42,8 @@ pub struct State {
     pub egress: Vec<v1::SetNodeEgressRequest>,
     /// SetEgress fails with this.
     pub keep_egress: Option<Status>,
+    /// SetEgress answers that the sandbox is still being made.
+    pub egress_later: bool,
     /// DeleteVolume fails with this.
     pub keep_volumes: Option<Status>,
 }
@@ -271,7 +273,7 @@ impl Node for FakeNode {
             Some(status) => Err(status),
             None => {
                 s.egress.push(request.into_inner());
-                Ok(Response::new(v1::SetNodeEgressResponse { in_force: true }))
+                Ok(Response::new(v1::SetNodeEgressResponse { in_force: !s.egress_later }))
             }
         })
     }
