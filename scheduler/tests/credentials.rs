@@ -68,6 +68,19 @@ async fn a_run_has_a_placeholder_and_its_node_the_values_as_they_turn() {
     assert!(told.starts_with("ghp_") && told.len() == VALUE.len() && told != VALUE, "{told}");
     assert!(!s.get("web").await.spec_json.contains("placeholder"), "its own spec stays as written");
 
+    let bad = UpdateRequest {
+        kind: Kind::Secret.into(),
+        r#ref: "token".into(),
+        secret_data: Some(b"two\nlines".to_vec().into()),
+        ..Default::default()
+    };
+    let refused = s.control().update(bad).await.unwrap_err();
+    assert!(
+        refused.code() == Code::InvalidArgument && refused.message().contains("\"token\""),
+        "{refused:?}"
+    );
+    assert!(node.with(|n| n.egress.is_empty()));
+
     turn(&s, "another").await;
     let heard = node.with(|n| n.egress.clone());
     assert_eq!(heard.len(), 1, "only the run that has it: {heard:?}");

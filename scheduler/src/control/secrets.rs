@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use cordium_proto::v1::Kind;
+use cordium_spec::binding::{check_value, trimmed};
 use rusqlite::Connection;
 
 use crate::{
@@ -73,6 +74,16 @@ pub fn of_run(
         !matches!(records::find(conn, Kind::Secret, &target), Ok(None))
     });
     open(conn, cipher, &ws.record.space, &names)
+}
+
+/// Whether a value can be put on requests. One that cannot must not replace one that is.
+pub fn check_for_requests(name: &str, data: &[u8]) -> Result<(), ApiError> {
+    check_value(trimmed(data)).map_err(|error| {
+        ApiError::invalid(format!(
+            "secret_data: of {name:?}, which running workspaces have on their requests: {}",
+            error.problem
+        ))
+    })
 }
 
 /// The runs that put this secret on requests, noted as still to be told of a change.

@@ -51,6 +51,9 @@ pub async fn update(core: &Arc<Core>, request: UpdateRequest) -> Result<Resource
             if let Some(data) = request.secret_data {
                 secrets::put(tx, &cipher, &record, &data)?;
                 runs = secrets::changed(tx, &record)?;
+                if !runs.is_empty() {
+                    secrets::check_for_requests(&record.name, &data)?;
+                }
             }
             let resource = match kind {
                 Kind::Workspace => workspace(tx, &record.uid),
