@@ -123,15 +123,19 @@ async fn requests_carry_the_value(s: Arc<Shared>) -> Result<()> {
 
 async fn the_value_is_nowhere_inside(s: Arc<Shared>) -> Result<()> {
     s.w.ok(&format!("curl -sS --fail --max-time 20 {}", s.url("/v1/user"))).await?;
-    // The pattern is put together inside, so that it does not find itself.
-    let script = format!(
-        "set -- '{}' '{}'; pattern=\"$1$2\"; \
-         for file in /proc/[0-9]*/environ /proc/[0-9]*/cmdline; do tr '\\0' '\\n' < \"$file\" 2>/dev/null; done \
-         | grep -c -F \"$pattern\"; \
-         grep -r -l -s -F \"$pattern\" /etc /run /tmp /var/lib /var/log /home /root /workspace; true",
-        &VALUE[..20],
-        &VALUE[20..]
-    );
+    // The pattern is put together inside, and no program has it among its arguments: else it would be found there.
+    let search = |pattern: &str| {
+        format!(
+            "printf %s%s {pattern} > /dev/shm/pattern; \
+             for file in /proc/[0-9]*/environ /proc/[0-9]*/cmdline; do tr '\\0' '\\n' < \"$file\" 2>/dev/null; done \
+             | grep -c -F -f /dev/shm/pattern; \
+             grep -r -l -s -F -f /dev/shm/pattern /etc /run /tmp /var/lib /var/log /home /root /workspace; \
+             rm /dev/shm/pattern"
+        )
+    };
+    let found = s.w.root_ok(&search("\"$API_TOKEN\" ''")).await?;
+    ensure!(found.trim() != "0", "the search does not even find the placeholder: {found}");
+    let script = search(&format!("'{}' '{}'", &VALUE[..20], &VALUE[20..]));
     ensure_eq!(s.w.root_ok(&script).await?.trim(), "0");
     let logs = process::run(Command::new("find").arg(&s.f.dir).args([
         "-xdev",
