@@ -314,8 +314,13 @@ impl Inner {
             if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 trees.push(entry.path());
             } else {
-                std::fs::remove_file(entry.path())
-                    .map_err(|e| ImageError::store("removing", entry.path(), e))?;
+                match std::fs::remove_file(entry.path()) {
+                    // A flush in the background has put it into its place meanwhile.
+                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                        return Err(ImageError::store("removing", entry.path(), error));
+                    }
+                    _ => {}
+                }
             }
         }
         if !trees.is_empty() {

@@ -427,3 +427,30 @@ fn a_full_disk() {
         check_ordinary(&store.pull(&small, None, no_progress()).await.unwrap().layers);
     });
 }
+
+/// A flush of a store that is gone puts its mark into place while the next one is opened.
+#[test]
+fn what_leaves_staging_meanwhile_is_no_error() {
+    as_user("what_leaves_staging_meanwhile_is_no_error", || async {
+        let fixture = Fixture::new();
+        drop(fixture.store());
+        let staging = fixture.path("store/staging");
+        let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let ended = Arc::clone(&stop);
+        let flushes = std::thread::spawn(move || {
+            while !ended.load(std::sync::atomic::Ordering::Relaxed) {
+                for number in 0..200 {
+                    let _ = std::fs::write(staging.join(format!("file-{number}")), "");
+                }
+                for number in 0..200 {
+                    let _ = std::fs::remove_file(staging.join(format!("file-{number}")));
+                }
+            }
+        });
+        for _ in 0..2_000 {
+            drop(fixture.store());
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        flushes.join().unwrap();
+    });
+}
