@@ -121,14 +121,8 @@ async fn a_node_that_was_away_hears_of_a_turned_value_when_it_is_back() {
     );
     secret(&s, "token", "third").await;
     let _up = node.up();
-    let heard = async {
-        while !node
-            .with(|n| n.egress.iter().any(|told| told.secrets.get("token").is_some_and(|v| v == "third")))
-        {
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(common::PATIENCE, heard).await.expect("the node is told");
+    node.until_egress(|told| told.iter().any(|told| told.secrets.get("token").is_some_and(|v| v == "third")))
+        .await;
 }
 
 #[tokio::test]
@@ -144,29 +138,11 @@ async fn a_node_is_told_until_the_new_value_is_in_force() {
     s.until_state("web", S::Running).await;
     node.with(|n| n.egress_later = true);
     turn(&s, "another").await;
-    let told = |count| {
-        let node = &node;
-        async move {
-            let heard = async {
-                while node.with(|n| n.egress.len()) < count {
-                    tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-                }
-            };
-            tokio::time::timeout(common::PATIENCE, heard).await.expect("the node is told again");
-        }
-    };
-    told(3).await;
+    node.until_egress(|told| told.len() >= 3).await;
     node.with(|n| n.egress_later = false);
     let count = node.with(|n| n.egress.len());
-    told(count + 1).await;
-    let left = async {
-        let db = rusqlite::Connection::open(dir.path().join("control.db")).unwrap();
-        let left = || db.query_row("SELECT count(*) FROM egress_to_tell", [], |row| row.get::<_, i64>(0));
-        while left().unwrap() > 0 {
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(common::PATIENCE, left).await.expect("it is not told for ever");
+    node.until_egress(|told| told.len() > count).await;
+    s.until_all_told(dir.path()).await;
 }
 
 #[tokio::test]

@@ -104,12 +104,7 @@ async fn a_node_that_does_not_take_it_is_told_about() {
 
 /// Waits until the node has heard of a policy with this in it.
 async fn told(node: &FakeNode, words: &str) {
-    let heard = async {
-        while !node.with(|n| n.egress.iter().any(|told| told.egress_json.contains(words))) {
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(common::PATIENCE, heard).await.expect("the node is told");
+    node.until_egress(|told| told.iter().any(|told| told.egress_json.contains(words))).await;
 }
 
 #[tokio::test]
@@ -131,14 +126,7 @@ async fn a_node_that_was_away_is_told_when_it_is_back_also_by_another_scheduler(
     let _up = node.up();
     told(&node, "a.example").await;
     // Once is enough.
-    let taken = async {
-        let db = rusqlite::Connection::open(dir.path().join("control.db")).unwrap();
-        let left = || db.query_row("SELECT count(*) FROM egress_to_tell", [], |row| row.get::<_, i64>(0));
-        while left().unwrap() > 0 {
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(common::PATIENCE, taken).await.expect("it is not told for ever");
+    s.until_all_told(dir.path()).await;
     drop(s);
 }
 

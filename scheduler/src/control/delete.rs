@@ -100,8 +100,9 @@ fn secret(conn: &Connection, record: &Record) -> Result<(), ApiError> {
         if named.contains(&record.name) {
             return Err(ApiError::state(
                 format!("secret {:?} is used by workspace {:?}", record.name, ws.record.name),
-                "remove it from the workspace's spec first, or update the secret's data; with --force it is \
-                 revoked at once, and what names it cannot start any more",
+                "remove it from the workspace's spec first, or update the secret's data; with --force \
+                 running workspaces lose it from their requests at once, keep it where it is in their environment, and \
+                 what names it cannot start any more",
             ));
         }
     }

@@ -90,6 +90,18 @@ impl Scheduler {
         AuditClient::new(self.channel.clone())
     }
 
+    /// Waits until no node is to be told of a policy or of credentials any more.
+    pub async fn until_all_told(&self, dir: &Path) {
+        let db = rusqlite::Connection::open(dir.join("control.db")).unwrap();
+        let left = || db.query_row("SELECT count(*) FROM egress_to_tell", [], |row| row.get::<_, i64>(0));
+        let waiting = async {
+            while left().unwrap() > 0 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, waiting).await.expect("nodes are not told for ever");
+    }
+
     /// Waits until the store has the hash of that record of the audit log.
     pub async fn until_kept(&self, dir: &Path, seq: i64) {
         let db = rusqlite::Connection::open(dir.join("control.db")).unwrap();

@@ -122,6 +122,16 @@ impl FakeNode {
         super::unix_channel(&self.socket)
     }
 
+    /// Waits until it has been told of these policies and credentials.
+    pub async fn until_egress(&self, test: impl Fn(&[v1::SetNodeEgressRequest]) -> bool) {
+        let heard = async {
+            while !self.with(|n| test(&n.egress)) {
+                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(super::PATIENCE, heard).await.expect("the node is told");
+    }
+
     pub fn with<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
         work(&mut self.state.lock().unwrap())
     }

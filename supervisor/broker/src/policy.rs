@@ -89,7 +89,7 @@ impl Rules {
 
     /// The name of the host mapping, if the destination is that: a credential may be bound to it.
     pub(crate) fn mapped_name(&self, destination: SocketAddr) -> Option<Host> {
-        Host::parse(crate::HOST_NAME).ok().filter(|_| self.is_mapped(destination))
+        self.is_mapped(destination).then(|| Host::parse(crate::HOST_NAME).ok()).flatten()
     }
 
     /// `names` led to the destination when the flow began. `is_node` tells whether an address is one of the node's own.
