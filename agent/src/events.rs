@@ -7,17 +7,20 @@ use cordium_proto::v1::{AgentEvent, Failure};
 use futures::stream::{self, Stream};
 use tokio::sync::watch;
 
+use crate::logs::Logs;
+
 /// Of steps and warnings; what decides the run is always kept.
 const MAX_NOTES: usize = 2000;
 
 pub struct Events {
     all: Mutex<Vec<AgentEvent>>,
     count: watch::Sender<usize>,
+    logs: Arc<Logs>,
 }
 
 impl Events {
-    pub fn new() -> Self {
-        Self { all: Mutex::default(), count: watch::Sender::new(0) }
+    pub fn new(logs: Arc<Logs>) -> Self {
+        Self { all: Mutex::default(), count: watch::Sender::new(0), logs }
     }
 
     pub fn preparing(&self) {
@@ -57,7 +60,7 @@ impl Events {
         if note && all.len() >= MAX_NOTES {
             return;
         }
-        all.push(AgentEvent { event: Some(event) });
+        all.push(AgentEvent { log_seq: self.logs.last_seq(), event: Some(event) });
         let count = all.len();
         drop(all);
         self.count.send_replace(count);
@@ -81,7 +84,7 @@ mod tests {
 
     #[tokio::test]
     async fn every_watcher_sees_everything_in_order() {
-        let events = Arc::new(Events::new());
+        let events = Arc::new(Events::new(Arc::new(Logs::new())));
         events.preparing();
         let mut early = Box::pin(events.watch());
         assert!(matches!(early.next().await.unwrap().event, Some(Event::Preparing(_))));
@@ -92,5 +95,18 @@ mod tests {
         let late: Vec<_> = events.watch().take(MAX_NOTES + 1).collect().await;
         assert!(matches!(late.last().unwrap().event, Some(Event::Running(_))));
         assert!(matches!(early.next().await.unwrap().event, Some(Event::Step(_))));
+    }
+
+    #[tokio::test]
+    async fn an_event_says_how_far_the_log_was() {
+        let logs = Arc::new(Logs::new());
+        let events = Arc::new(Events::new(Arc::clone(&logs)));
+        events.preparing();
+        logs.system("one");
+        logs.system("two");
+        events.running("u", 1, "/");
+        logs.system("three");
+        let all: Vec<_> = events.watch().take(2).map(|event| event.log_seq).collect().await;
+        assert_eq!(all, [0, 2]);
     }
 }

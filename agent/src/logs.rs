@@ -91,6 +91,11 @@ impl Logs {
         self.head.send_modify(|head| head.0 = seq);
     }
 
+    /// The number of the newest entry, 0 when there is none.
+    pub fn last_seq(&self) -> u64 {
+        self.ring().last_seq
+    }
+
     /// A line of the agent's own.
     pub fn system(&self, text: &str) {
         tracing::info!("{text}");

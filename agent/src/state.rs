@@ -65,10 +65,11 @@ pub enum NotReady {
 
 impl State {
     pub fn new() -> Self {
+        let logs = Arc::new(Logs::new());
         Self {
             reaper: Reaper::new(),
-            logs: Arc::new(Logs::new()),
-            events: Arc::new(Events::new()),
+            events: Arc::new(Events::new(Arc::clone(&logs))),
+            logs,
             terminals: Terminals::default(),
             ports: Arc::default(),
             shutdown: OnceCell::new(),

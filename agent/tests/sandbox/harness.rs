@@ -208,7 +208,7 @@ impl Sandbox {
         let work = async {
             let mut stream = self.agent().watch_agent(WatchAgentRequest {}).await.unwrap().into_inner();
             let mut all = Vec::new();
-            while let Some(AgentEvent { event }) = stream.message().await.unwrap() {
+            while let Some(AgentEvent { event, .. }) = stream.message().await.unwrap() {
                 let event = event.unwrap();
                 let end = last(&event);
                 all.push(event);

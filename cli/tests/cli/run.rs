@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use cordium_proto::v1::{
     Failure, LogEntry, LogSource, LogStream, WorkspaceState,
@@ -101,6 +101,25 @@ async fn task_output_is_shown_while_it_starts() {
     let o = cordium.run(&["run", "dev", "--", "exit", "0"]).await;
     assert!(o.err.contains("[setup] installing\n[setup] hostile end\n"), "{}", o.err);
     assert!(!o.err.contains("older run"));
+}
+
+#[tokio::test]
+async fn what_was_printed_before_running_is_shown_however_late_it_comes() {
+    let (_dir, fake, cordium) = stage().await;
+    let entry = |seq, data: &'static str| LogEntry {
+        seq,
+        source: LogSource::Task.into(),
+        name: "setup".into(),
+        stream: LogStream::Stdout.into(),
+        data: data.as_bytes().into(),
+        run_id: "run-1".into(),
+        at: None,
+    };
+    *fake.0.logs.lock().unwrap() = vec![entry(1, "one\ntw"), entry(2, "o\nno end")];
+    fake.0.logs_are_late.store(true, Ordering::Relaxed);
+    fake.script(good());
+    let o = cordium.run(&["run", "dev", "--", "exit", "0"]).await;
+    assert!(o.err.contains("[setup] one\n[setup] two\n[setup] no end\n"), "{}", o.err);
 }
 
 #[tokio::test]

@@ -1,4 +1,7 @@
 //! What goes on beside a workspace that is up: the watch on its agent, the wait for its sandbox, its log.
+//!
+//! What was printed before an event is in the node's log before the event is told: who sees RUNNING and then reads the
+//! log finds all that the tasks have said.
 
 use std::{sync::Arc, time::Duration};
 
@@ -24,6 +27,8 @@ const FIRST_RETRY: Duration = Duration::from_millis(50);
 const LAST_RETRY: Duration = Duration::from_secs(2);
 /// How many log entries are written at once.
 const LOG_BATCH: usize = 64;
+/// How long an event waits for the log before it: an agent may claim more entries than it has.
+const LOG_LIMIT: Duration = Duration::from_secs(2);
 
 /// Reports the end of the sandbox.
 pub async fn wait(sandbox: Arc<dyn SandboxHandle>, cancel: CancellationToken, report: Report) {
@@ -51,17 +56,28 @@ pub async fn reports(mut reports: watch::Receiver<Reported>, cancel: Cancellatio
 }
 
 /// Reports every event of the agent once, across broken connections, until it is out of reach for `lost_after`.
-pub async fn watch(link: AgentLink, cancel: CancellationToken, report: Report, lost_after: Duration) {
+pub async fn watch(
+    link: AgentLink,
+    copied: Copied,
+    cancel: CancellationToken,
+    report: Report,
+    lost_after: Duration,
+) {
     tokio::select! {
         () = cancel.cancelled() => {}
-        ended = watch_until_lost(link, &report, lost_after) => if let Ok(message) = ended {
+        ended = watch_until_lost(link, copied, &report, lost_after) => if let Ok(message) = ended {
             // As above.
             let _ = report.send(Event::AgentLost(message)).await;
         }
     }
 }
 
-async fn watch_until_lost(link: AgentLink, report: &Report, lost_after: Duration) -> Result<String, Halted> {
+async fn watch_until_lost(
+    link: AgentLink,
+    mut copied: Copied,
+    report: &Report,
+    lost_after: Duration,
+) -> Result<String, Halted> {
     let mut seen = 0;
     let mut reached = Instant::now();
     let mut retry = FIRST_RETRY;
@@ -75,6 +91,7 @@ async fn watch_until_lost(link: AgentLink, report: &Report, lost_after: Duration
                     match events.next().await {
                         Some(Ok(event)) => {
                             seen += 1;
+                            copied.reach(event.log_seq).await;
                             report.send(Event::Agent(event)).await?;
                         }
                         Some(Err(status)) => break status.message().to_owned(),
@@ -98,16 +115,38 @@ async fn watch_until_lost(link: AgentLink, report: &Report, lost_after: Duration
     }
 }
 
+/// How far the agent's log has been copied to the node.
+pub struct Copied {
+    newest: watch::Receiver<u64>,
+    given_up: bool,
+}
+
+impl Copied {
+    /// Waits until the entry `seq` is on the node. One that does not come in time is the last that is waited for.
+    async fn reach(&mut self, seq: u64) {
+        if self.given_up {
+            return;
+        }
+        // An error is the end of the copier: no more is coming.
+        if timeout(LOG_LIMIT, self.newest.wait_for(|newest| *newest >= seq)).await.is_err() {
+            tracing::warn!(seq, "a workspace's log is behind what its agent says");
+            self.given_up = true;
+        }
+    }
+}
+
 /// Copies the agent's log to the node.
 pub struct Pump {
     task: JoinHandle<()>,
     drain: CancellationToken,
+    newest: watch::Receiver<u64>,
 }
 
 impl Pump {
     pub fn spawn(context: &Arc<Context>, link: AgentLink, log: Arc<Log>, run_id: String) -> Self {
         let drain = CancellationToken::new();
-        let copier = Copier { link, log, run_id, cursor: 0 };
+        let (cursor, newest) = watch::channel(0);
+        let copier = Copier { link, log, run_id, cursor };
         let (last, shutdown) = (drain.clone(), context.shutdown.clone());
         let task = context.tasks.spawn(async move {
             tokio::select! {
@@ -115,7 +154,12 @@ impl Pump {
                 () = copier.run(last) => {}
             }
         });
-        Self { task, drain }
+        Self { task, drain, newest }
+    }
+
+    /// How far it is.
+    pub fn copied(&self) -> Copied {
+        Copied { newest: self.newest.clone(), given_up: false }
     }
 
     /// Copies what is there now and ends. The agent must still be there.
@@ -133,13 +177,14 @@ struct Copier {
     link: AgentLink,
     log: Arc<Log>,
     run_id: String,
-    cursor: u64,
+    /// The last entry that is on the node.
+    cursor: watch::Sender<u64>,
 }
 
 impl Copier {
-    async fn run(mut self, drain: CancellationToken) {
+    async fn run(self, drain: CancellationToken) {
         match self.log.agent_cursor(&self.run_id).await {
-            Ok(cursor) => self.cursor = cursor,
+            Ok(cursor) => drop(self.cursor.send_replace(cursor)),
             Err(error) => tracing::warn!(%error, "opening a workspace's log"),
         }
         let mut retry = FIRST_RETRY;
@@ -157,8 +202,8 @@ impl Copier {
     }
 
     /// Copies until the stream ends; says whether anything came.
-    async fn copy(&mut self, follow: bool) -> bool {
-        let request = LogsRequest { follow, after_seq: self.cursor, ..LogsRequest::default() };
+    async fn copy(&self, follow: bool) -> bool {
+        let request = LogsRequest { follow, after_seq: *self.cursor.borrow(), ..LogsRequest::default() };
         let Ok(entries) = self.link.session().logs(request).await else { return false };
         let mut batches = entries.into_inner().ready_chunks(LOG_BATCH);
         let mut copied = false;
@@ -170,7 +215,7 @@ impl Copier {
                 // The disk may be full; the entries are lost and the numbers will show it.
                 tracing::warn!(%error, "writing to a workspace's log");
             }
-            self.cursor = last;
+            self.cursor.send_replace(last);
             copied = true;
         }
         copied
@@ -210,7 +255,8 @@ mod tests {
         let (events, mut heard) = mpsc::channel(4);
         let report = Report { run: 1, events };
         let link = AgentLink::with_keep_alive(&socket, Duration::from_millis(50), Duration::from_millis(100));
-        let watch = watch(link, CancellationToken::new(), report, Duration::from_millis(300));
+        let copied = Copied { newest: watch::channel(0).1, given_up: false };
+        let watch = super::watch(link, copied, CancellationToken::new(), report, Duration::from_millis(300));
         timeout(Duration::from_secs(20), watch).await.unwrap();
         assert!(matches!(heard.recv().await, Some((1, Event::AgentLost(_)))));
     }

@@ -54,6 +54,9 @@ pub struct Script {
     pub shutdown_takes: Duration,
     pub kill_fails: bool,
     pub policy_fails: bool,
+    pub log_takes: Duration,
+    /// What the agent says that its log has.
+    pub log_seq: u64,
 }
 
 #[derive(Default)]
@@ -271,14 +274,18 @@ impl Agent for FakeAgent {
         &self,
         _: Request<WatchAgentRequest>,
     ) -> Result<Response<Self::WatchAgentStream>, Status> {
-        let mut sent = 0;
+        let (mut sent, log_seq) = (0, self.world.script().log_seq);
         let events = WatchStream::new(self.events.subscribe()).flat_map(move |events| {
             let new = events[sent..].to_vec();
             sent = events.len();
-            futures::stream::iter(new.into_iter().map(|event| Ok(AgentEvent { event: Some(event) })))
+            futures::stream::iter(
+                new.into_iter().map(move |event| Ok(AgentEvent { event: Some(event), log_seq })),
+            )
         });
         if matches!(self.world.script().agent, Behaviour::Chatter) {
-            let warn = || Ok(AgentEvent { event: Some(Event::Warning("mind the gap".into())) });
+            let warn = || {
+                Ok(AgentEvent { event: Some(Event::Warning("mind the gap".into())), ..Default::default() })
+            };
             return Ok(Response::new(events.take(2).chain(futures::stream::repeat_with(warn)).boxed()));
         }
         Ok(Response::new(events.boxed()))
@@ -384,6 +391,7 @@ impl Session for FakeAgent {
     async fn logs(&self, request: Request<LogsRequest>) -> Result<Response<Self::LogsStream>, Status> {
         let LogsRequest { after_seq, follow, .. } = request.into_inner();
         let entries = [entry(1, "compiling\n"), entry(2, "done\n")];
+        tokio::time::sleep(self.world.script().log_takes).await;
         let there = futures::stream::iter(entries.into_iter().filter(move |e| e.seq > after_seq).map(Ok));
         Ok(Response::new(if follow {
             there.chain(futures::stream::pending()).boxed()

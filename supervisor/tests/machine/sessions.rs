@@ -1,4 +1,4 @@
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use cordium_proto::v1::{
     CreateTerminalRequest, ExecRequest, ExecStart, LogSource, LogsRequest, StdinEof, WatchDenialsRequest,
@@ -11,6 +11,7 @@ use hyper_util::rt::TokioIo;
 use tonic::{Code, Request, transport::Endpoint};
 
 use super::{
+    fakes::World,
     lifecycle::SPEC,
     node::{Node, UID},
 };
@@ -89,6 +90,25 @@ async fn logs_are_there_after_the_stop() {
         node.session.logs(Request::new(task)).await.unwrap().into_inner().try_collect().await.unwrap();
     assert_eq!(last.len(), 1);
     assert_eq!(last[0].data.as_ref(), b"done\n");
+}
+
+#[tokio::test]
+async fn who_sees_running_finds_what_was_printed_before_it() {
+    for log_seq in [2, u64::MAX] {
+        let dir = tempfile::tempdir().unwrap();
+        let world = Arc::<World>::default();
+        world.set(|script| {
+            script.log_takes = Duration::from_millis(500);
+            script.log_seq = log_seq;
+        });
+        let node = Node::open(dir.path(), &world);
+        node.start("r1", SPEC).await.unwrap();
+        node.until(0, S::Running).await;
+        let task = LogsRequest { workspace: UID.into(), task: "build".into(), ..Default::default() };
+        let all: Vec<_> =
+            node.session.logs(Request::new(task)).await.unwrap().into_inner().try_collect().await.unwrap();
+        assert_eq!(all.len(), 2, "an agent with {log_seq} entries");
+    }
 }
 
 #[tokio::test]

@@ -62,6 +62,8 @@ pub struct State {
     pub resources: Mutex<Vec<Resource>>,
     pub script: Mutex<Vec<Act>>,
     pub logs: Mutex<Vec<LogEntry>>,
+    /// Whoever follows gets none of it.
+    pub logs_are_late: AtomicBool,
     pub denials: Mutex<Vec<Denial>>,
     pub ports: Mutex<Vec<ListeningPorts>>,
     pub seen: Mutex<Seen>,
@@ -81,6 +83,7 @@ impl Fake {
             resources: Mutex::default(),
             script: Mutex::new(good()),
             logs: Mutex::default(),
+            logs_are_late: AtomicBool::default(),
             denials: Mutex::default(),
             ports: Mutex::default(),
             seen: Mutex::default(),

@@ -1,4 +1,4 @@
-use std::pin::Pin;
+use std::{pin::Pin, sync::atomic::Ordering};
 
 use bytes::Bytes;
 use cordium_proto::v1::{session_server::Session, *};
@@ -179,7 +179,9 @@ impl Session for Fake {
             e.seq > request.after_seq && (request.task.is_empty() || request.task == e.name)
         });
         let past = futures::stream::iter(entries.map(Ok).collect::<Vec<_>>());
-        if request.follow {
+        if request.follow && self.0.logs_are_late.load(Ordering::Relaxed) {
+            Ok(Response::new(Box::pin(futures::stream::pending())))
+        } else if request.follow {
             Ok(Response::new(Box::pin(past.chain(futures::stream::pending()))))
         } else {
             Ok(Response::new(Box::pin(past)))

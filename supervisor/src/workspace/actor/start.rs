@@ -135,9 +135,11 @@ impl Actor {
                     context.tasks.spawn(follow::wait(sandbox, run.cancel.clone(), report.clone()));
                 }
                 let lost_after = context.timeouts.agent_lost;
-                let watch = follow::watch(agent.clone(), run.cancel.clone(), report, lost_after);
+                let pump = follow::Pump::spawn(&context, agent.clone(), log, run_id);
+                let watch =
+                    follow::watch(agent.clone(), pump.copied(), run.cancel.clone(), report, lost_after);
                 context.tasks.spawn(watch);
-                run.pump = Some(follow::Pump::spawn(&context, agent.clone(), log, run_id));
+                run.pump = Some(pump);
                 run.agent = Some(agent);
                 self.show();
                 self.refresh_policy();
