@@ -1,9 +1,9 @@
 //! CLI: the real `cordium`, as the unprivileged user.
 
-use std::{os::unix::fs::PermissionsExt, process::ExitCode, sync::Arc, time::Duration};
+use std::{os::unix::fs::PermissionsExt, path::Path, process::ExitCode, sync::Arc, time::Duration};
 
 use cordium_tests::{
-    Context, Fixture, Result, Suite, cli::Answer, ensure, ensure_eq, images, json, paths, user::User,
+    Context, Fixture, Result, Suite, cli::Answer, ensure, ensure_eq, images, json, paths, process, user::User,
 };
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -263,6 +263,23 @@ async fn completion_and_schema(f: Arc<Fixture>) -> Result<()> {
     Ok(())
 }
 
+/// Lets it take away what it has made ahead: only the next one would do so after a kill.
+fn end_supervisor(dir: &Path) -> Result<()> {
+    let supervisors = || {
+        let found = process::mentioning(dir).into_iter();
+        found
+            .filter(|(_, line)| line.contains("cordium-supervisor serve"))
+            .map(|(pid, _)| pid)
+            .collect::<Vec<_>>()
+    };
+    let pids = supervisors();
+    ensure_eq!(pids.len(), 1);
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pids[0]), Signal::SIGTERM)?;
+    process::until("end of the supervisor", Duration::from_secs(20), || {
+        Ok(supervisors().is_empty().then_some(()))
+    })
+}
+
 async fn run_without_a_daemon_starts_one(f: Arc<Fixture>) -> Result<()> {
     let dir = f.dir.join("auto");
     let user = &f.node.user;
@@ -278,7 +295,9 @@ async fn run_without_a_daemon_starts_one(f: Arc<Fixture>) -> Result<()> {
         .env("CORDIUM_RUN_DIR", dir.join("run"));
     let answer = cli.run_with(command, b"").await;
     // What it started goes on by design; here it ends, whatever came of the command.
-    cordium_tests::process::end_by_marker(&dir);
+    let ended = end_supervisor(&dir);
+    process::end_by_marker(&dir);
+    ended?;
     let answer = answer?;
     ensure_eq!((answer.code, answer.out.as_str()), (0, "by itself\n"));
     Ok(())
