@@ -4,13 +4,14 @@ use std::{env, fs, path::PathBuf};
 
 use prost::Message as _;
 
-const FILES: [&str; 6] = [
+const FILES: [&str; 7] = [
     "cordium/v1/types.proto",
     "cordium/v1/session.proto",
     "cordium/v1/agent.proto",
     "cordium/v1/node.proto",
     "cordium/v1/control.proto",
     "cordium/v1/audit.proto",
+    "cordium/v1/entry.proto",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -71,6 +71,8 @@ pub enum Command {
     Terminal(cmd::terminal::Args),
     /// Show the ports that listen in a running workspace
     Ports(cmd::ports::Args),
+    /// Show the address of a port of a workspace, for a browser on this machine
+    Open(cmd::open::Args),
     /// Carry local connections to ports of a running workspace
     PortForward(cmd::port_forward::Args),
     /// Show a workspace's log: image, clones, tasks

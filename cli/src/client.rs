@@ -5,8 +5,8 @@ use std::{io, path::PathBuf, time::Duration};
 use cordium_proto::{
     MAX_MESSAGE_BYTES,
     v1::{
-        audit_client::AuditClient, control_client::ControlClient, node_client::NodeClient,
-        session_client::SessionClient,
+        audit_client::AuditClient, control_client::ControlClient, entry_client::EntryClient,
+        node_client::NodeClient, session_client::SessionClient,
     },
 };
 use hyper_util::rt::TokioIo;
@@ -71,6 +71,10 @@ impl Client {
 
     pub fn node(&self) -> NodeClient<Channel> {
         NodeClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES)
+    }
+
+    pub fn entry(&self) -> EntryClient<Channel> {
+        EntryClient::new(self.channel.clone())
     }
 
     pub fn session(&self) -> SessionClient<Channel> {

@@ -5,6 +5,7 @@
 //! egress: allowPublic                            # or deny: for workspaces that do not say
 //! protectedNetworks: [10.96.0.0/12]              # that no workspace reaches, whatever its rules say
 //! hostPorts: [5432]                              # of the node's loopback, as host.cordium.internal
+//! entryPort: 7300                                # of the HTTP entry, from the start; 0 for no entry
 //! parallelLayers: 4
 //! sandboxesAhead: 2
 //! idRanges: 64                                   # at most, of those that /etc/subuid gives
@@ -75,6 +76,8 @@ pub struct NodeConfig {
     pub protected_networks: Vec<String>,
     /// Ports of the node's loopback that sandboxes reach as `host.cordium.internal`.
     pub host_ports: Vec<u16>,
+    /// Where the HTTP entry listens on loopback, from the start; without it on a free port once somebody opens one; 0 for never.
+    pub entry_port: Option<u16>,
     /// Layers that are fetched at the same time.
     pub parallel_layers: Option<usize>,
     /// Sandboxes that are made ahead, as far as that goes without knowing their workspaces; 0 for none.

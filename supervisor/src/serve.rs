@@ -3,6 +3,7 @@
 use std::{future::Future, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
+use cordium_entry::Entry;
 use cordium_image::{ImageStore, StoreConfig};
 use cordium_runtime::{Node, Pool};
 use cordium_serve::{tcp, tls::PemFiles, unix};
@@ -184,7 +185,8 @@ async fn start_servers(
     let shutdown = context.shutdown.clone();
     let node = NodeService::new(context.clone(), workspaces.clone(), config.base_image.clone());
     let session = SessionService::new(workspaces.clone(), shutdown.clone());
-    let peers = unix::own_peers(unix::bind(&context.dirs.run.join("cordium.sock")).await?);
+    let socket = context.dirs.run.join("cordium.sock");
+    let peers = unix::own_peers(unix::bind(&socket).await?);
 
     if let Some(address) = options.listen_tls {
         let router = server::for_remote_schedulers(node.clone(), session.clone(), tls(options)?)?;
@@ -194,7 +196,7 @@ async fn start_servers(
     }
     let scheduler = if options.no_scheduler {
         let none = None::<cordium_scheduler::ControlService>;
-        let router = server::for_clients(node, none, session).await?;
+        let router = server::for_clients(node, none, session, None).await?;
         spawn(servers, router.serve_with_incoming_shutdown(peers, shutdown.cancelled_owned()));
         None
     } else {
@@ -202,11 +204,26 @@ async fn start_servers(
         let own = server::for_schedulers(node.clone(), session);
         spawn(servers, own.serve_with_incoming_shutdown(connections, shutdown.clone().cancelled_owned()));
         let scheduler = embedded::Scheduler::start(&context.dirs.state, &context.name, channel).await?;
-        let router = server::for_clients(node, Some(scheduler.control()), scheduler.control()).await?;
+        let entry = entry(config, context, socket).await?.map(|entry| entry.service());
+        let control = scheduler.control();
+        let router = server::for_clients(node, Some(control.clone()), control, entry).await?;
         spawn(servers, router.serve_with_incoming_shutdown(peers, shutdown.cancelled_owned()));
         Some(scheduler)
     };
     Ok(scheduler)
+}
+
+/// The HTTP entry, unless the configuration has none.
+async fn entry(config: &NodeConfig, context: &Context, socket: PathBuf) -> Result<Option<Entry>> {
+    if config.entry_port == Some(0) {
+        return Ok(None);
+    }
+    let key = context.dirs.state.join("entry.key");
+    let entry = Entry::new(socket, &key, config.entry_port.unwrap_or_default(), context.shutdown.clone())?;
+    if config.entry_port.is_some() {
+        entry.listen().await?;
+    }
+    Ok(Some(entry))
 }
 
 fn spawn(

@@ -1,5 +1,7 @@
 //! Ports in: connections from outside to what is served inside, by the real command line.
 
+#[path = "ports/entry.rs"]
+mod entry;
 #[path = "ports/listening.rs"]
 mod listening;
 
@@ -33,6 +35,15 @@ fn main() -> ExitCode {
         .case("many_ports_and_a_hostile_name", listening::many_ports_and_a_hostile_name)
         .case("watchers_are_bounded", listening::watchers_are_bounded)
         .case("a_published_port_is_seen_and_reached", listening::a_published_port_is_seen_and_reached)
+        .case(
+            "a_page_is_reached_with_the_token_and_the_workspace_never_sees_it",
+            entry::a_page_is_reached_with_the_token_and_the_workspace_never_sees_it,
+        )
+        .case("a_web_socket_passes", entry::a_web_socket_passes)
+        .case(
+            "without_the_token_or_by_another_name_nothing_is_reached",
+            entry::without_the_token_or_by_another_name_nothing_is_reached,
+        )
         .run(|| Fixture::start("ports"))
 }
 

@@ -11,6 +11,7 @@ pub mod exec;
 pub mod get;
 pub mod image;
 pub mod logs;
+pub mod open;
 pub mod policy;
 pub mod port_forward;
 pub mod ports;
@@ -52,6 +53,7 @@ pub fn dispatch(cli: Cli) -> Outcome {
         Command::Get(args) => block_on(get::run(global, args)),
         Command::Exec(args) => block_on(exec::run(global, args)),
         Command::Terminal(args) => block_on(terminal::run(global, args)),
+        Command::Open(args) => block_on(open::run(global, args)),
         Command::Ports(args) => block_on(ports::run(global, args)),
         Command::PortForward(args) => block_on(port_forward::run(global, args)),
         Command::Logs(args) => block_on(logs::run(global, args)),

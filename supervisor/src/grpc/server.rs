@@ -7,6 +7,7 @@ use cordium_proto::{
     v1::{
         audit_server::{Audit, AuditServer},
         control_server::{Control, ControlServer},
+        entry_server::EntryServer,
         node_server::NodeServer,
         session_server::{Session, SessionServer},
     },
@@ -64,6 +65,7 @@ pub async fn for_clients<C: Control + Audit + Clone, S: Session>(
     node: NodeService,
     control: Option<C>,
     session: S,
+    entry: Option<EntryServer<cordium_entry::Service>>,
 ) -> Result<Router, ReflectionError> {
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<NodeServer<NodeService>>().await;
@@ -86,5 +88,6 @@ pub async fn for_clients<C: Control + Audit + Clone, S: Session>(
         .add_service(node_server(node))
         .add_service(session_server(session))
         .add_optional_service(control)
-        .add_optional_service(audit))
+        .add_optional_service(audit)
+        .add_optional_service(entry))
 }

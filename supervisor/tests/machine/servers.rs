@@ -56,8 +56,9 @@ async fn a_remote_scheduler_needs_a_certificate_of_the_right_authority() {
 async fn local(node: &Node) -> (Channel, tokio::task::JoinHandle<Result<(), tonic::transport::Error>>) {
     let path = node.context.dirs.run.join("cordium.sock");
     let peers = unix::own_peers(unix::bind(&path).await.unwrap());
-    let router =
-        server::for_clients(node.node.clone(), None::<ControlService>, node.session.clone()).await.unwrap();
+    let router = server::for_clients(node.node.clone(), None::<ControlService>, node.session.clone(), None)
+        .await
+        .unwrap();
     let shutdown = node.context.shutdown.clone();
     let served = tokio::spawn(router.serve_with_incoming_shutdown(peers, shutdown.cancelled_owned()));
     let connect = tower::service_fn(move |_| {

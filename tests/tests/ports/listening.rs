@@ -8,6 +8,8 @@ use cordium_tests::{
 };
 use serde_json::Value;
 
+use crate::entry::Page;
+
 /// What `cordium ports` lists.
 async fn listed(f: &Fixture, name: &str) -> Result<Vec<Value>> {
     let list: Value = serde_json::from_str(&f.cli().ok(&["ports", name, "-o", "json"]).await?)?;
@@ -137,6 +139,8 @@ pub async fn a_published_port_is_seen_and_reached(f: Arc<Fixture>) -> Result<()>
     }
     ensure!(answer.ends_with("hello from a container\n"), "{answer}");
     drop(forward);
+    let page = Page::open(&f, &["engine", "8088"]).await?.visit().await?;
+    ensure!(page.starts_with("HTTP/1.1 200 ") && page.ends_with("hello from a container\n"), "{page}");
     w.root_ok("podman rm --force --time 0 pub").await?;
     ensure_eq!(told.change(8088).await?["event"], "closed");
     w.delete().await
