@@ -20,6 +20,8 @@ mod limiter;
 mod main_loop;
 mod nft;
 mod node;
+#[doc(hidden)]
+pub mod parsers;
 mod peek;
 mod pins;
 mod policy;

@@ -8,5 +8,7 @@ mod message;
 mod serve;
 mod upstream;
 
+pub(crate) use answers::addresses;
+pub(crate) use message::{Action, act};
 pub(crate) use serve::Names;
 pub(crate) use upstream::{RESOLV_CONF, Upstreams};
