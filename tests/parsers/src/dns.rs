@@ -13,9 +13,7 @@ pub fn dns(bytes: &[u8]) {
         Asked::Answered(reply) => assert_eq!(ask(&reply, answer), Asked::Ignored),
         Asked::Forwarded(name, sent) => {
             let Some(sent) = sent else { return };
-            let Asked::Forwarded(again, _) = ask(&sent, answer) else {
-                panic!("{name:?} was not asked for")
-            };
+            let Asked::Forwarded(again, _) = ask(&sent, answer) else { panic!("{name:?} was not asked for") };
             assert_eq!(name, again);
         }
     }
