@@ -25,6 +25,7 @@ pub mod paths;
 pub mod pod;
 pub mod process;
 pub mod registry;
+pub mod sigv4;
 pub mod spec;
 pub mod subordinate;
 pub mod suite;

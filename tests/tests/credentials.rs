@@ -14,7 +14,7 @@ use cordium_tests::{
     Fixture, Result, Suite, Workspace, ensure, ensure_eq, fixture,
     git::{PASSWORD, USERNAME},
     http::{Reply, Request, Server},
-    json, process,
+    json, process, sigv4,
     suite::TearDown,
     tls::Authority,
     user::User,
@@ -27,6 +27,9 @@ use nix::{
 
 const HOST: &str = "host.cordium.internal";
 const VALUE: &str = "ghp_16C7e42F292c6912E7710c838347Ae178B4a";
+/// Those of the examples that AWS publishes.
+const KEY_ID: &str = "AKIAIOSFODNN7EXAMPLE";
+const SECRET_KEY: &str = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY";
 const ROTATED: &str = "ghp_26C7e42F292c6912E7710c838347Ae178B4b";
 
 struct Shared {
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
         .case("requests_carry_the_value_and_the_workspace_has_a_placeholder", requests_carry_the_value)
         .case("the_value_is_nowhere_inside", the_value_is_nowhere_inside)
         .case("programs_trust_the_authority_of_the_workspace", programs_trust_the_authority)
+        .case("requests_are_signed_with_a_key_that_is_not_inside", requests_are_signed)
         .case("git_clones_over_https_with_a_password_that_it_does_not_have", git_clones_over_https)
         .case("a_request_that_no_binding_is_for_is_refused", a_request_that_no_binding_is_for_is_refused)
         .case("what_is_not_bound_is_passed_through_untouched", what_is_not_bound_is_passed_through)
@@ -70,6 +74,9 @@ async fn set_up() -> Result<Shared> {
     let note = Arc::clone(&seen);
     let api = Server::start_tls(
         Arc::new(move |request: &Request| {
+            if request.path.starts_with("/aws") {
+                return Ok(sigv4::answer(request, SECRET_KEY.as_bytes()));
+            }
             let authorization = request.header("authorization").unwrap_or_default().to_owned();
             *note.lock().unwrap_or_else(PoisonError::into_inner) = (authorization, request.query.clone());
             Ok(Reply::status(200, "welcome"))
@@ -81,6 +88,7 @@ async fn set_up() -> Result<Shared> {
     let f = Arc::new(Fixture::start_with("credentials", |options| options.host_ports.extend(ports)).await?);
     put_secret(&f.clients, "api-token", VALUE).await?;
     put_secret(&f.clients, "git-password", PASSWORD).await?;
+    put_secret(&f.clients, "aws-key", SECRET_KEY).await?;
     let authority = std::fs::read_to_string(&party.ca)?;
     let spec = json!({"runtime": {"network": {
         "egress": {"defaultAction": "DENY"},
@@ -89,6 +97,8 @@ async fn set_up() -> Result<Shared> {
             {"name": "api", "fromSecret": "api-token", "hosts": [HOST], "paths": ["/v1"], "env": "API_TOKEN"},
             {"name": "git", "fromSecret": "git-password", "hosts": [HOST], "paths": ["/private.git"],
              "inject": {"basic": {"username": USERNAME}}, "env": "GIT_PASSWORD"},
+            {"name": "aws", "fromSecret": "aws-key", "hosts": [HOST], "paths": ["/aws"],
+             "inject": {"sigV4": {"accessKeyId": KEY_ID}}, "env": "AWS_SECRET_ACCESS_KEY"},
         ],
     }}});
     let w = f.run("bound", &f.base(spec)).await?;
@@ -168,6 +178,28 @@ async fn programs_trust_the_authority(s: Arc<Shared>) -> Result<()> {
     // Root's environment is another one.
     ensure_eq!(s.w.root_ok(&format!("curl -sS --fail --max-time 20 {}", s.url("/v1/x"))).await?, "welcome");
     ensure_eq!(s.seen().0, format!("Bearer {VALUE}"));
+    Ok(())
+}
+
+async fn requests_are_signed(s: Arc<Shared>) -> Result<()> {
+    let url = s.url("/aws/object");
+    let curl = |key: &str, service: &str, rest: &str| {
+        let sign = format!("--aws-sigv4 aws:amz:eu-central-1:{service} --user \"{KEY_ID}:{key}\"");
+        format!("curl -sS --max-time 20 {sign} {rest}")
+    };
+    for (service, rest) in [
+        ("s3", s.url("/aws/object")),
+        ("s3", format!("--data-binary words {}", s.url("/aws/object"))),
+        ("dynamodb", format!("--data-binary '{{\"TableName\": \"a\"}}' {}", s.url("/aws/"))),
+        ("dynamodb", format!("-H 'X-Amz-Target: List' {}?Action=List", s.url("/aws/"))),
+    ] {
+        let answer = s.w.ok(&curl("$AWS_SECRET_ACCESS_KEY", service, &rest)).await?;
+        ensure!(answer == "signed", "{service} {rest}: {answer}");
+    }
+    let own = s.w.ok(&curl("a-key-of-the-tenant-s-own", "s3", &s.url("/aws/object"))).await?;
+    ensure!(own.contains("not signed with the placeholder"), "{own}");
+    let unsigned = s.w.ok(&format!("curl -sS --max-time 20 {url}")).await?;
+    ensure!(unsigned.contains("not signed"), "{unsigned}");
     Ok(())
 }
 

@@ -45,6 +45,9 @@ pub enum Inject {
     Basic { username: String },
     /// `?NAME=VALUE`.
     Query { name: String },
+    /// Nowhere: the request is signed with it (AWS Signature Version 4).
+    #[serde(rename_all = "camelCase")]
+    SigV4 { access_key_id: String },
 }
 
 /// The requests that a credential is for. The dimensions are ANDed, the entries of one ORed; no methods or no paths means any.
@@ -138,9 +141,16 @@ impl Inject {
             Self::Query { name } if name.is_empty() || !is_text(name) => {
                 Err("the parameter's name is none; allowed: printable ASCII, 1 to 1,024 characters")
             }
+            Self::SigV4 { access_key_id } if !is_key_id(access_key_id) => {
+                Err("the access key's id is none; allowed: 16 to 128 letters, digits and '_'")
+            }
             _ => Ok(()),
         }
     }
+}
+
+fn is_key_id(text: &str) -> bool {
+    (16..=128).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }
 
 /// What is wrong with a placeholder, if anything.

@@ -82,6 +82,13 @@ pub enum Inject {
         #[schemars(length(min = 1, max = 1024))]
         name: String,
     },
+    /// The request is signed with it (AWS Signature Version 4): the workspace signs with this access key's id and the
+    /// placeholder as its secret key, and the signature of the real one takes its place.
+    #[serde(rename_all = "camelCase")]
+    SigV4 {
+        #[schemars(length(min = 16, max = 128), regex(pattern = r"^[A-Za-z0-9_]+$"))]
+        access_key_id: String,
+    },
 }
 
 impl Default for Inject {
@@ -96,6 +103,7 @@ impl From<&Inject> for binding::Inject {
             Inject::Header { name, prefix } => Self::Header { name, prefix },
             Inject::Basic { username } => Self::Basic { username },
             Inject::Query { name } => Self::Query { name },
+            Inject::SigV4 { access_key_id } => Self::SigV4 { access_key_id },
         }
     }
 }

@@ -352,6 +352,10 @@ fn credentials() {
         (&format!("{{{good}, paths: [/a/../b]}}"), ".paths[0]: the path has '.' or '..'".to_owned()),
         (&format!("{{{good}, inject: {{header: {{name: Host}}}}}}"), ".inject: that header says".to_owned()),
         (&format!("{{{good}, inject: {{basic: {{username: 'a:b'}}}}}}"), ".inject: the user name".to_owned()),
+        (
+            &format!("{{{good}, inject: {{sigV4: {{accessKeyId: a b}}}}}}"),
+            ".inject: the access key's id".to_owned(),
+        ),
         (&format!("{{{good}, inject: {{cookie: {{name: a}}}}}}"), ".inject".to_owned()),
         (&format!("{{{good}, placeholder: short}}"), ".placeholder: has a length of 5".to_owned()),
         (&format!("{{{good}, env: 'A=B'}}"), ".env: was \"A=B\"".to_owned()),

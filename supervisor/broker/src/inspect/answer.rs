@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use crate::denials::{self, Denial};
 
-/// A server's body, or ours.
+/// A body that passes through, or one that is held.
 pub(super) type Body = Either<Incoming, Full<Bytes>>;
 
 /// For the rest of a request that is refused.
@@ -28,7 +28,7 @@ pub(super) fn denied(denial: &Denial, status: StatusCode) -> Response<Body> {
 }
 
 /// Reads a little of what is refused: a connection that ends with bytes unread takes the answer with it.
-pub(super) async fn drain(mut body: Incoming) {
+pub(super) async fn drain(mut body: Body) {
     let all = async {
         let mut rest = MOST_REST;
         while let Some(Ok(frame)) = body.frame().await {

@@ -9,6 +9,23 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
+/// Whether a header, in small letters, does not go on.
+pub(super) fn is_for_one_connection(name: &str) -> bool {
+    [
+        CONNECTION,
+        KEEP_ALIVE,
+        PROXY_CONNECTION,
+        HTTP2_SETTINGS,
+        UPGRADE,
+        EXPECT,
+        TE,
+        TRAILER,
+        TRANSFER_ENCODING,
+    ]
+    .iter()
+    .any(|other| other == name)
+}
+
 /// Whether the message is about to become a WebSocket.
 pub(super) fn is_web_socket(headers: &HeaderMap) -> bool {
     let mut upgrades = headers.get_all(UPGRADE).iter();

@@ -38,6 +38,7 @@ pub(super) enum Slot {
     Header { name: HeaderName, prefix: String },
     Basic { username: String },
     Query { name: String },
+    SigV4 { access_key_id: String },
 }
 
 impl fmt::Debug for Inspection {
@@ -80,6 +81,11 @@ impl Inspection {
         self.by_host.contains_key(host)
     }
 
+    /// Whether requests to a host may have to be signed.
+    pub(super) fn signs(&self, host: &Host) -> bool {
+        self.of(host).any(|bound| matches!(bound.inject, Slot::SigV4 { .. }))
+    }
+
     /// The bindings of a host, in the order of the registration.
     pub(super) fn of(&self, host: &Host) -> impl Iterator<Item = &Bound> {
         self.by_host.get(host).into_iter().flatten().filter_map(|index| self.bindings.get(*index))
@@ -120,6 +126,7 @@ impl Bound {
             }
             Inject::Basic { username } => Slot::Basic { username },
             Inject::Query { name } => Slot::Query { name },
+            Inject::SigV4 { access_key_id } => Slot::SigV4 { access_key_id },
         };
         let methods = binding.methods.iter().map(method).collect::<Result<_, _>>()?;
         let Binding { name, paths, placeholder, value, .. } = binding;

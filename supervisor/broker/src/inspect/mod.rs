@@ -7,6 +7,7 @@
 mod answer;
 mod authority;
 mod credentials;
+mod hold;
 mod hop;
 mod inspection;
 mod replace;
@@ -14,6 +15,7 @@ mod request;
 mod roots;
 mod secret;
 mod serve;
+mod sigv4;
 mod target;
 #[cfg(test)]
 mod testing;

@@ -1,5 +1,7 @@
 //! What becomes of a request's head: the value in place of its placeholder, or a refusal. Pure.
 
+use std::time::SystemTime;
+
 use cordium_egress::{Host, path};
 use http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use http::request::Parts;
@@ -8,12 +10,19 @@ use zeroize::Zeroizing;
 
 use super::inspection::{Bound, Inspection, Slot};
 use super::replace::{self, as_basic, escape, in_header, in_query, is_in_header, is_in_query, unescape};
+use super::sigv4::{self, Keys};
 use super::{MAX_HEAD, target};
 use crate::denials::Why;
 
 impl Inspection {
     /// Puts the credentials of `host` on a request, or says why it must not go on.
-    pub(super) fn apply(&self, host: &Host, port: u16, parts: &mut Parts) -> Result<(), Why> {
+    pub(super) fn apply(
+        &self,
+        host: &Host,
+        port: u16,
+        parts: &mut Parts,
+        now: SystemTime,
+    ) -> Result<(), Why> {
         let refuse = |rule: &str, reason, next| Err(Why { rule: rule.to_owned(), reason, next });
         if size(parts) > MAX_HEAD {
             return refuse("request", "the head of the request is longer than 64 KiB", "send less");
@@ -57,13 +66,8 @@ impl Inspection {
             );
         }
         for bound in matching {
-            if bound.put(parts).is_err() {
-                let reason = "the request with the credential in it is malformed";
-                return refuse(
-                    &format!("credential {}", bound.name),
-                    reason,
-                    "check the value of the credential",
-                );
+            if let Err(Misfit { reason, next }) = bound.put(parts, now) {
+                return refuse(&format!("credential {}", bound.name), reason, next);
             }
         }
         if size(parts) > MAX_HEAD {
@@ -108,14 +112,27 @@ fn is_in_path(parts: &Parts, placeholder: &str) -> bool {
     [path.as_bytes(), &unescape(path)].iter().any(|path| replace::contains(path, placeholder.as_bytes()))
 }
 
-/// The value does not fit where it should go.
+/// Why a value cannot go where it should.
 #[derive(Debug)]
-struct Malformed;
+struct Misfit {
+    reason: &'static str,
+    next: &'static str,
+}
+
+const MALFORMED: Misfit = Misfit {
+    reason: "the request with the credential in it is malformed",
+    next: "check the value of the credential",
+};
 
 impl Bound {
     /// Replaces the placeholder; where there is none, sets what the binding says.
-    fn put(&self, parts: &mut Parts) -> Result<(), Malformed> {
+    fn put(&self, parts: &mut Parts, now: SystemTime) -> Result<(), Misfit> {
         let (placeholder, value) = (self.placeholder.as_bytes(), self.value.expose());
+        if let Slot::SigV4 { access_key_id } = &self.inject {
+            let next = "sign the request with this access key's id and the placeholder as its secret key, the body as a whole";
+            let keys = Keys { access_key_id, placeholder, value };
+            return sigv4::resign(parts, &keys, now).map_err(|reason| Misfit { reason, next });
+        }
         let mut found = false;
         for text in parts.headers.values_mut() {
             if let Some(made) = in_header(text.as_bytes(), placeholder, value) {
@@ -130,7 +147,7 @@ impl Bound {
         if found { Ok(()) } else { self.set(parts) }
     }
 
-    fn set(&self, parts: &mut Parts) -> Result<(), Malformed> {
+    fn set(&self, parts: &mut Parts) -> Result<(), Misfit> {
         let value = self.value.expose();
         let joined = |front: &[u8]| Zeroizing::new([front, value].concat());
         match &self.inject {
@@ -151,11 +168,13 @@ impl Bound {
                 let made = Zeroizing::new(format!("{query}{joint}{}={}", *name, *escape(value)));
                 set_query(&mut parts.uri, &made)
             }
+            // Where it is not signed, there is no place for it.
+            Slot::SigV4 { .. } => Ok(()),
         }
     }
 }
 
-fn set_header(headers: &mut HeaderMap, name: &http::HeaderName, text: &[u8]) -> Result<(), Malformed> {
+fn set_header(headers: &mut HeaderMap, name: &http::HeaderName, text: &[u8]) -> Result<(), Misfit> {
     if !headers.contains_key(name) {
         headers.insert(name, sensitive(text)?);
     }
@@ -163,17 +182,17 @@ fn set_header(headers: &mut HeaderMap, name: &http::HeaderName, text: &[u8]) -> 
 }
 
 /// Not printed, and not kept in the tables of HTTP/2.
-fn sensitive(text: &[u8]) -> Result<HeaderValue, Malformed> {
-    let mut value = HeaderValue::from_bytes(text).map_err(|_| Malformed)?;
+fn sensitive(text: &[u8]) -> Result<HeaderValue, Misfit> {
+    let mut value = HeaderValue::from_bytes(text).map_err(|_| MALFORMED)?;
     value.set_sensitive(true);
     Ok(value)
 }
 
-fn set_query(uri: &mut Uri, query: &str) -> Result<(), Malformed> {
+fn set_query(uri: &mut Uri, query: &str) -> Result<(), Misfit> {
     let text = Zeroizing::new(format!("{}?{query}", uri.path()));
     let mut pieces = std::mem::take(uri).into_parts();
-    pieces.path_and_query = Some(PathAndQuery::try_from(text.as_str()).map_err(|_| Malformed)?);
-    *uri = Uri::from_parts(pieces).map_err(|_| Malformed)?;
+    pieces.path_and_query = Some(PathAndQuery::try_from(text.as_str()).map_err(|_| MALFORMED)?);
+    *uri = Uri::from_parts(pieces).map_err(|_| MALFORMED)?;
     Ok(())
 }
 

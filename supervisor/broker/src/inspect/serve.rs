@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use cordium_egress::Host;
 use http::{Request, Response, StatusCode};
@@ -22,7 +22,7 @@ use super::answer::{Body, denied, drain};
 use super::inspection::Inspection;
 use super::tls::{self, Speaks, TlsError};
 use super::upstream::{self, Driver, Unsent, Upstream};
-use super::{MAX_HEAD, MAX_HEADERS, SEND_BUFFER, WINDOW, hop};
+use super::{MAX_HEAD, MAX_HEADERS, SEND_BUFFER, WINDOW, hold, hop};
 use crate::denials::{Denial, Protocol, Ring, What, Why};
 use crate::end::End;
 use crate::policy::Rules;
@@ -190,6 +190,10 @@ impl Connection {
         self.begun.notify_one();
         let (mut parts, body) = request.into_parts();
         let place = &self.place;
+        let body = match hold::body(&mut parts, body, place.signs()).await {
+            Ok(body) => body,
+            Err(why) => return Ok(denied(&place.deny(why), StatusCode::FORBIDDEN)),
+        };
         if let Err(why) = place.admit(&mut parts) {
             let denial = place.deny(why);
             drain(body).await;
@@ -232,7 +236,11 @@ impl Place {
         hop::check_framing(&parts.headers).map_err(refused)?;
         let reason = "the credentials of this host have been taken away";
         let inspection = self.rules.inspection().ok_or_else(|| refused(reason))?;
-        inspection.apply(&self.host, self.destination.port(), parts)
+        inspection.apply(&self.host, self.destination.port(), parts, SystemTime::now())
+    }
+
+    fn signs(&self) -> bool {
+        self.rules.inspection().is_some_and(|inspection| inspection.signs(&self.host))
     }
 }
 

@@ -10,6 +10,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::sync::Mutex;
 use tokio_rustls::client::TlsStream;
 
+use super::answer::Body;
 use super::tls::Speaks;
 use super::{MAX_HEAD, MAX_HEADERS, SEND_BUFFER, WINDOW};
 use crate::denials::Denial;
@@ -18,8 +19,8 @@ use crate::end::End;
 /// Where requests go.
 #[derive(Clone)]
 pub(super) enum Upstream {
-    Http1(Arc<Mutex<http1::SendRequest<Incoming>>>),
-    Http2(http2::SendRequest<Incoming>),
+    Http1(Arc<Mutex<http1::SendRequest<Body>>>),
+    Http2(http2::SendRequest<Body>),
     /// The server was not reached: each request is told why.
     None(Arc<Denial>),
 }
@@ -51,7 +52,7 @@ pub(super) async fn open(stream: TlsStream<End>, speaks: Speaks) -> hyper::Resul
 
 impl Upstream {
     /// Sends a request and waits for the head of its answer.
-    pub(super) async fn send(&self, request: Request<Incoming>) -> Result<Response<Incoming>, Unsent> {
+    pub(super) async fn send(&self, request: Request<Body>) -> Result<Response<Incoming>, Unsent> {
         match self {
             Self::Http1(sender) => {
                 let mut sender = sender.lock().await;

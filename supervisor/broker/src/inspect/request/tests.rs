@@ -21,7 +21,7 @@ fn request(method: &str, uri: &str, headers: &[(&str, &str)]) -> Parts {
 
 fn applied(inspection: &Inspection, mut parts: Parts) -> Result<Parts, String> {
     let host = Host::parse("a.example").unwrap();
-    inspection.apply(&host, 443, &mut parts).map(|()| parts).map_err(|why| why.rule)
+    inspection.apply(&host, 443, &mut parts, SystemTime::now()).map(|()| parts).map_err(|why| why.rule)
 }
 
 fn header(parts: &Parts, name: &str) -> String {
@@ -119,7 +119,7 @@ fn a_head_that_is_too_long_and_a_host_that_is_another_are_refused() {
     let mut unbound = request("GET", "/", &[]);
     let host = Host::parse("b.example").unwrap();
     unbound.headers.insert("host", HeaderValue::from_static("b.example"));
-    assert!(one.apply(&host, 443, &mut unbound).is_err(), "no longer bound");
+    assert!(one.apply(&host, 443, &mut unbound, SystemTime::now()).is_err(), "no longer bound");
 }
 
 proptest! {
