@@ -216,6 +216,7 @@ async fn a_new_policy(sandbox: &Sandbox) -> Result<(), String> {
         cidrs: vec![cidr.to_owned(); 100],
         hosts: vec![],
         ports: vec![443],
+        protocols: vec![],
         condition: None,
     };
     let policy = |cidr| Policy { rules: vec![rule(cidr); 500], ..Policy::default() };

@@ -30,6 +30,7 @@ fn main() -> ExitCode {
         .case("a_refused_request_is_told_why", a_refused_request_is_told_why)
         .case("other_connections_are_reset_at_once", other_connections_are_reset_at_once)
         .case("ipv6_is_decided_by_the_same_policy", ipv6_is_decided_by_the_same_policy)
+        .case("datagrams_leave_only_where_a_rule_names_udp", datagrams_leave_only_where_a_rule_names_udp)
         .case("names_of_no_rule_do_not_resolve", names_of_no_rule_do_not_resolve)
         .case(
             "the_nodes_open_ports_are_no_part_of_the_policy",
@@ -86,6 +87,74 @@ async fn ipv6_is_decided_by_the_same_policy(s: Arc<Shared>) -> Result<()> {
     let denied = s.w.ok(&format!("curl --silent --max-time 20 '{url}'; true")).await?;
     ensure!(!denied.contains("git"), "{denied}");
     Ok(())
+}
+
+/// Sends a datagram, as a real program does, and says what came of it.
+async fn datagram(w: &Workspace, to: &str, port: u16) -> Result<String> {
+    let script = "import socket, sys
+to, port = sys.argv[1], int(sys.argv[2])
+s = socket.socket(socket.AF_INET6 if \":\" in to else socket.AF_INET, socket.SOCK_DGRAM)
+s.settimeout(2)
+s.connect((to, port))
+s.send(b\"x\")
+try:
+    s.recv(1)
+    print(\"answered\")
+except ConnectionRefusedError:
+    print(\"refused\")
+except TimeoutError:
+    print(\"silent\")";
+    Ok(w.ok(&format!("python3 -c '{script}' {to} {port}")).await?.trim().to_owned())
+}
+
+/// What was refused over UDP: address, port, rule.
+async fn datagrams_refused(f: &Fixture, workspace: &str) -> Result<Vec<(String, u64, String)>> {
+    let listed = f.cli().ok(&["egress", "log", workspace, "-o", "json"]).await?;
+    let mut refused = Vec::new();
+    for line in listed.lines() {
+        let denial: serde_json::Value = serde_json::from_str(line)?;
+        if denial["protocol"] == "udp" {
+            let text = |key: &str| denial[key].as_str().unwrap_or_default().to_owned();
+            refused.push((text("address"), denial["port"].as_u64().unwrap_or_default(), text("rule")));
+        }
+    }
+    Ok(refused)
+}
+
+async fn datagrams_leave_only_where_a_rule_names_udp(s: Arc<Shared>) -> Result<()> {
+    let rules = json!([
+        {"name": "time", "action": "ALLOW", "cidrs": ["192.0.2.0/24"], "ports": [123], "protocols": ["UDP"]},
+        {"name": "web", "action": "ALLOW", "cidrs": ["192.0.2.0/24"], "ports": [443]},
+    ]);
+    let spec = s
+        .f
+        .base(json!({"runtime": {"network": {"egress": {"defaultAction": "ALLOW_PUBLIC", "rules": rules}}}}));
+    let w = s.f.run("datagrams", &spec).await?;
+    for (to, port) in [(NOBODY, 124), (NOBODY, 443), ("224.0.0.251", 5353), ("9.9.9.9", 443)] {
+        ensure!(datagram(&w, to, port).await? != "answered", "{to}:{port}");
+    }
+    ensure_eq!(datagram(&w, NOBODY, 124).await?, "refused");
+    ensure_eq!(datagram(&w, "100.127.255.253", 123).await?, "refused");
+    if has_ipv6() {
+        ensure_eq!(datagram(&w, "2001:db8::1", 123).await?, "refused");
+    }
+    // Nobody is there, but it left.
+    ensure!(datagram(&w, NOBODY, 123).await? != "answered");
+    let refused = datagrams_refused(&s.f, "datagrams").await?;
+    let has = |to: &str, port, rule: &str| refused.contains(&(to.to_owned(), port, rule.to_owned()));
+    ensure!(has(NOBODY, 124, "default") && has(NOBODY, 443, "default"), "{refused:?}");
+    ensure!(has("9.9.9.9", 443, "default") && has("100.127.255.253", 123, "host-ports"), "{refused:?}");
+    ensure!(!refused.iter().any(|(to, port, _)| to == NOBODY && *port == 123), "{refused:?}");
+
+    let shut = json!({"rules": [{"name": "shut", "action": "DENY", "cidrs": ["192.0.2.0/24"]}]});
+    let cli = s.f.cli();
+    let command = cli.command(&["policy", "set", "datagrams", "-f", "-"]);
+    let answer = cli.run_with(command, shut.to_string().as_bytes()).await?;
+    ensure!(answer.code == 0, "{answer:?}");
+    ensure_eq!(datagram(&w, NOBODY, 123).await?, "refused");
+    let refused = datagrams_refused(&s.f, "datagrams").await?;
+    ensure!(refused.contains(&(NOBODY.to_owned(), 123, "shut".to_owned())), "{refused:?}");
+    w.delete().await
 }
 
 async fn other_connections_are_reset_at_once(s: Arc<Shared>) -> Result<()> {

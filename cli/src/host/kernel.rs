@@ -95,7 +95,7 @@ fn tried(found: &Findings) -> Vec<Check> {
         (
             "nft",
             "nftables redirect",
-            "sudo apt-get install nftables; sudo modprobe -a nf_tables nft_redir nft_chain_nat",
+            "sudo apt-get install nftables; sudo modprobe -a nf_tables nft_redir nft_chain_nat nft_tproxy",
         ),
         (
             "proc",

@@ -26,6 +26,11 @@ async fn a_policy_is_tested_without_a_supervisor() {
     assert_eq!((&answers[0]["allowed"], &answers[0]["rule"]), (&true.into(), &"a".into()));
     assert_eq!((&answers[1]["allowed"], &answers[1]["rule"]), (&false.into(), &"default".into()));
     assert!(answers[1]["next"].as_str().unwrap().contains("ALLOW rule"));
+    let o = cordium.run(&["policy", "test", "-f", file, "-o", "json", "--udp", "x.a.example:443"]).await;
+    assert_eq!(o.code, 1, "the rule is for TCP");
+    let answers: serde_json::Value = serde_json::from_str(&o.out).unwrap();
+    assert_eq!((&answers[0]["protocol"], &answers[0]["rule"]), (&"udp".into(), &"default".into()));
+    assert!(answers[0]["next"].as_str().unwrap().contains("protocols: [UDP]"));
     fs::write(dir.path().join("bad.yaml"), "rules: [{action: ALLOW, hosts: ['*']}]").unwrap();
     let bad = dir.path().join("bad.yaml");
     let o = cordium.run(&["policy", "test", "-f", bad.to_str().unwrap(), "a.example:443"]).await;

@@ -4,10 +4,11 @@
 //!  sandbox netns (owned by I)              gateway netns (owned by O)
 //!  eth0 100.127.255.254/30 ◀── veth ──▶ gw0 100.127.255.253/30
 //!       fd48:3aca:68d9::3/127               fd48:3aca:68d9::2/127
-//!  default via .253 and ::2                 nft: TCP → :15001, DNS → :15053, the rest refused
-//!                                           listeners ──descriptors──▶ broker (outside)
+//!  default via .253 and ::2                 nft: TCP → :15001, UDP → :15002, DNS → :15053, the rest refused
+//!                                           sockets ──descriptors──▶ broker (outside)
 //! ```
-//! Nothing is forwarded: the gateway has no other link. Neither end has an IPv6 address but these: no link-local one is
+//! Nothing is forwarded: the gateway has no other link. Its default routes lead to itself, so that datagrams to any address are
+//! delivered here. Neither end has an IPv6 address but these: no link-local one is
 //! made, so nothing waits for it to be checked, and no router is asked for. Where the kernel has no IPv6, or is told not to
 //! use it, there is IPv4 only.
 
@@ -20,8 +21,11 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use cordium_broker::{GATEWAY_V4, GATEWAY_V6, PREFIX, PREFIX_V6, SANDBOX_V4, SANDBOX_V6, nft_ruleset};
+use cordium_broker::{
+    GATEWAY_V4, GATEWAY_V6, PREFIX, PREFIX_V6, SANDBOX_V4, SANDBOX_V6, nft_ruleset, nft_ruleset_without_udp,
+};
 use netlink::{LOOPBACK, Netlink, is_off};
+use netlink_packet_route::AddressFamily;
 use nix::sched::{CloneFlags, setns};
 
 pub use sockets::{Listeners, listen};
@@ -45,6 +49,8 @@ pub enum GatewayError {
     Rules(String),
     #[error("listening on port {port} in the gateway: {source}")]
     Listen { port: u16, source: io::Error },
+    #[error("making the raw sockets of the gateway: {0}")]
+    Raw(io::Error),
 }
 
 /// A gateway whose rules are being loaded by `nft`.
@@ -58,7 +64,7 @@ const SANDBOX: &str = "sandbox namespace";
 
 /// Begins to load the rules into the calling thread's network namespace, which becomes the gateway.
 pub fn load_rules() -> Result<Pending, GatewayError> {
-    Ok(Pending { nft: Some(spawn_nft()?) })
+    Ok(Pending { nft: Some(spawn_nft(&nft_ruleset(GATEWAY_LINK))?) })
 }
 
 /// Links the calling thread's network namespace with `sandbox`.
@@ -78,6 +84,7 @@ pub fn link(sandbox: BorrowedFd<'_>) -> Result<(), GatewayError> {
         netlink.set_up(LINK_INDEX).map_err(at(place, "bringing the link up"))?;
     }
     there.add_default_route(GATEWAY_V4.into()).map_err(at(SANDBOX, "setting the default route"))?;
+    here.take_everything(AddressFamily::Inet).map_err(at(GATEWAY, "setting the route to itself"))?;
     for (netlink, place, address) in [(&mut here, GATEWAY, GATEWAY_V6), (&mut there, SANDBOX, SANDBOX_V6)] {
         has_ipv6 = has_ipv6
             && unless_off(netlink.add_address(LINK_INDEX, address.into(), PREFIX_V6))
@@ -86,6 +93,8 @@ pub fn link(sandbox: BorrowedFd<'_>) -> Result<(), GatewayError> {
     if has_ipv6 {
         let set = there.add_default_route(GATEWAY_V6.into());
         set.map_err(at(SANDBOX, "setting the IPv6 default route"))?;
+        let set = here.take_everything(AddressFamily::Inet6);
+        set.map_err(at(GATEWAY, "setting the IPv6 route to itself"))?;
     }
     Ok(())
 }
@@ -100,14 +109,19 @@ fn unless_off(done: io::Result<()>) -> io::Result<bool> {
 }
 
 impl Pending {
-    /// Waits until the rules are in force. No tenant process may run before this returns.
-    pub fn finish(mut self) -> Result<(), GatewayError> {
-        let Some(nft) = self.nft.take() else { return Ok(()) };
-        let output = nft.wait_with_output().map_err(GatewayError::Nft)?;
-        if output.status.success() {
-            return Ok(());
+    /// Waits until rules are in force; `false` if UDP other than DNS has to be refused, since the kernel has no `tproxy`. No tenant
+    /// process may run before this returns.
+    pub fn finish(mut self) -> Result<bool, GatewayError> {
+        let Some(nft) = self.nft.take() else { return Ok(true) };
+        match loaded(nft) {
+            Ok(()) => Ok(true),
+            // Nothing of them is in force: they are loaded as a whole or not at all.
+            Err(GatewayError::Rules(_)) => {
+                loaded(spawn_nft(&nft_ruleset_without_udp(GATEWAY_LINK))?)?;
+                Ok(false)
+            }
+            Err(error) => Err(error),
         }
-        Err(GatewayError::Rules(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
     }
 }
 
@@ -121,9 +135,17 @@ impl Drop for Pending {
     }
 }
 
+fn loaded(nft: Child) -> Result<(), GatewayError> {
+    let output = nft.wait_with_output().map_err(GatewayError::Nft)?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(GatewayError::Rules(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
+}
+
 /// `nft` is the node's own program, run with the keeper's rights over its own namespace and nothing else.
 #[allow(clippy::disallowed_methods)]
-fn spawn_nft() -> Result<Child, GatewayError> {
+fn spawn_nft(rules: &str) -> Result<Child, GatewayError> {
     let mut child = Command::new("nft")
         .args(["-f", "-"])
         .env_clear()
@@ -134,7 +156,7 @@ fn spawn_nft() -> Result<Child, GatewayError> {
         .spawn()
         .map_err(GatewayError::Nft)?;
     if let Some(mut stdin) = child.stdin.take() {
-        stdin.write_all(nft_ruleset(GATEWAY_LINK).as_bytes()).map_err(GatewayError::Nft)?;
+        stdin.write_all(rules.as_bytes()).map_err(GatewayError::Nft)?;
     }
     Ok(child)
 }

@@ -200,7 +200,9 @@ fn start(
     let born_inside = stay.as_ref().is_some_and(Stay::is_in_unified);
     let created = inner::create(&plan, &root, &sandbox, &paths.agent_listener, agent_slot, born_inside)?;
     clock.mark("container create");
-    rules.finish()?;
+    if !rules.finish()? {
+        warnings.push(NO_UDP.to_owned());
+    }
     clock.mark("gateway rules");
     let began = SystemTime::now();
     let init = created.start()?;
@@ -221,6 +223,9 @@ fn start(
     let warden = warden::Warden::start(&plan, volume, began).map_err(KeeperError::Warden)?;
     Ok(serve::Running { plan, warnings, init, egress, registered, listener, warden, _broker_dir: broker_dir })
 }
+
+const NO_UDP: &str =
+    "rules for UDP are not in force, all UDP but DNS is refused: the kernel has no nft_tproxy";
 
 /// How long each step of the start took, in microseconds, for the account that the supervisor logs.
 struct Clock {

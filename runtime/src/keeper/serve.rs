@@ -43,14 +43,11 @@ pub(crate) struct Egress {
 
 impl Egress {
     pub(crate) fn register(&self) -> Result<Registered, RegisterError> {
-        let clone = |fd: &OwnedFd| fd.try_clone().map_err(RegisterError::Send);
         cordium_broker::register(
             &self.socket,
             &self.registration,
             terms(&self.policy, self.credentials.as_ref()),
-            clone(&self.listeners.tcp)?,
-            clone(&self.listeners.udp_dns)?,
-            clone(&self.listeners.tcp_dns)?,
+            self.listeners.sockets(),
         )
     }
 }

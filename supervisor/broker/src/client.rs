@@ -69,15 +69,26 @@ impl Registered {
     }
 }
 
-/// Hands a gateway's sockets to the broker. All three must have been made in the gateway's network namespace; `tcp` and
-/// `tcp_dns` must listen already.
+/// A gateway's sockets, all made in its network namespace.
+#[derive(Clone, Copy, Debug)]
+pub struct Sockets<'a> {
+    /// It listens already, as `tcp_dns` does.
+    pub tcp: BorrowedFd<'a>,
+    pub udp_dns: BorrowedFd<'a>,
+    pub tcp_dns: BorrowedFd<'a>,
+    /// Bound to [`crate::UDP_PORT`]: transparent, and told of original destinations.
+    pub udp: BorrowedFd<'a>,
+    /// Raw sockets that write the whole packet.
+    pub raw_v4: BorrowedFd<'a>,
+    pub raw_v6: Option<BorrowedFd<'a>>,
+}
+
+/// Hands a gateway's sockets to the broker.
 pub fn register<'a>(
     socket: &Path,
     registration: &Registration,
     terms: impl Into<Terms<'a>>,
-    tcp: OwnedFd,
-    udp_dns: OwnedFd,
-    tcp_dns: OwnedFd,
+    sockets: Sockets<'_>,
 ) -> Result<Registered, RegisterError> {
     registration.check().map_err(RegisterError::Invalid)?;
     let connection =
@@ -89,7 +100,9 @@ pub fn register<'a>(
     let hello = Hello { version: PROTOCOL_VERSION, registration: registration.clone() };
     let message = serde_json::to_vec(&hello).map_err(|error| RegisterError::Invalid(error.to_string()))?;
     let file = policy_file::write(&terms.into())?;
-    let descriptors = [tcp.as_fd(), udp_dns.as_fd(), tcp_dns.as_fd(), file.as_fd()];
+    let Sockets { tcp, udp_dns, tcp_dns, udp, raw_v4, raw_v6 } = sockets;
+    let mut descriptors = vec![tcp, udp_dns, tcp_dns, udp, file.as_fd(), raw_v4];
+    descriptors.extend(raw_v6);
     fdpass::send(&connection, &message, &descriptors).map_err(RegisterError::Send)?;
     answer(&connection)?;
     Ok(Registered { connection })

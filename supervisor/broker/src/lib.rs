@@ -1,8 +1,8 @@
 //! The egress broker: everything that leaves a workspace passes through this process, or does not leave.
 //!
 //! A workspace's network namespace has one neighbour, the gateway namespace, where nft redirects every TCP connection
-//! and every DNS query to two local ports. The keeper makes the listening sockets *inside* the gateway and hands them
-//! to the broker, which runs outside, decides on each flow, dials out and copies with `splice(2)`.
+//! and every DNS query to two local ports, and hands every other datagram to a third. The keeper makes these sockets *inside* the
+//! gateway and hands them to the broker, which runs outside, decides on each flow, dials out and copies with `splice(2)`.
 //!
 //! One broker serves all workspaces of a node. It is its own process so that it outlives a supervisor restart and so
 //! that it can confine itself harder than the supervisor could.
@@ -32,15 +32,16 @@ mod server;
 mod splice;
 mod sys;
 pub mod system_calls;
+mod udp;
 mod wire;
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-pub use client::{RegisterError, Registered, register};
+pub use client::{RegisterError, Registered, Sockets, register};
 pub use denials::{Denial, Denials, Protocol, WatchError, watch as watch_denials};
 pub use inspect::{Authority, AuthorityError, Binding, Credentials, CredentialsError, Inject, Secret};
 pub use main_loop::broker_main;
-pub use nft::nft_ruleset;
+pub use nft::{nft_ruleset, nft_ruleset_without_udp};
 pub use policy_file::{MAX_POLICY, PolicyFileError, Terms, check_policy};
 pub use wire::{PROTOCOL_VERSION, Registration};
 
@@ -61,6 +62,8 @@ pub const PREFIX_V6: u8 = 127;
 pub const TCP_PORT: u16 = 15001;
 /// Port in the gateway to which DNS, over UDP and TCP, is redirected.
 pub const DNS_PORT: u16 = 15053;
+/// Port in the gateway whose socket receives all other datagrams.
+pub const UDP_PORT: u16 = 15002;
 /// The name that resolves to the gateway; a flow to it reaches the node's loopback on the ports that are given.
 pub const HOST_NAME: &str = "host.cordium.internal";
 

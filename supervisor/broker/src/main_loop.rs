@@ -13,6 +13,7 @@ use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with,
 };
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Semaphore;
 use tracing::{error, info, warn};
 
 use crate::BrokerOpts;
@@ -24,6 +25,7 @@ use crate::inspect::Roots;
 use crate::node;
 use crate::server::{Shared, serve};
 use crate::splice::Pipes;
+use crate::udp;
 
 const MAX_THREADS: usize = 4;
 const BACKLOG: i32 = 128;
@@ -85,17 +87,27 @@ fn run(opts: BrokerOpts) -> Result<(), BrokerError> {
         .enable_all()
         .build()
         .map_err(BrokerError::Runtime)?;
-    let flow_limit = flow_limit(descriptors.unwrap_or(u64::MAX));
+    let descriptors = descriptors.unwrap_or(u64::MAX);
+    let (flow_limit, udp_limit) = (flow_limit(descriptors), udp::flow_limit(descriptors));
     let upstreams = Arc::new(Upstreams::new(opts.upstream));
     let (pipes, rings) = (Arc::new(Pipes::default()), Arc::new(Rings::default()));
-    let shared = Arc::new(Shared { pipes, upstreams, rings: Arc::clone(&rings), roots, flow_limit });
+    let udp_left = Arc::new(Semaphore::new(udp::ALL_FLOWS));
+    let shared = Arc::new(Shared {
+        pipes,
+        upstreams,
+        rings: Arc::clone(&rings),
+        roots,
+        flow_limit,
+        udp_limit,
+        udp_left,
+    });
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).map_err(BrokerError::Runtime)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(BrokerError::Runtime)?;
         let listener =
             bound.listener.try_clone().and_then(crate::sys::watch).map_err(BrokerError::Runtime)?;
         let watchers = tokio::net::UnixListener::from_std(watchers).map_err(BrokerError::Runtime)?;
-        info!(socket = %bound.path.display(), flow_limit, threads, "broker ready");
+        info!(socket = %bound.path.display(), flow_limit, udp_limit, threads, "broker ready");
         tokio::select! {
             () = serve(listener, shared) => {}
             () = denials::serve(watchers, rings) => {}

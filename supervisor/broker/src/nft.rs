@@ -9,15 +9,43 @@
 //! Nor is anything from a link-local address, and so no router advertisement and no redirect. A redirected packet gets an
 //! address of the scope that it was sent to, and is dropped where the gateway has none: such scopes are refused before, TCP by a
 //! reset, because an ICMP error that comes while `connect` still holds the socket is not heard.
+//!
+//! Datagrams other than DNS are not redirected but given to the broker's socket by `tproxy`, with their destination as it was.
+//! They are then delivered here, because the gateway's routes call every address its own. Connection tracking does not know them:
+//! a flood of destinations takes no memory of the kernel's.
 
-use crate::{DNS_PORT, GATEWAY_V4, GATEWAY_V6, SANDBOX_V4, SANDBOX_V6, TCP_PORT};
+use crate::{DNS_PORT, GATEWAY_V4, GATEWAY_V6, SANDBOX_V4, SANDBOX_V6, TCP_PORT, UDP_PORT};
+
+/// The mark of datagrams that `tproxy` has given to the broker's socket. Those that come from the sandbox have none: marks do not
+/// leave a namespace.
+const TAKEN: u32 = 1;
 
 /// The whole ruleset of a gateway whose end of the veth pair is `iface`. Loading it again replaces it.
 ///
-/// Only packets from the sandbox's own two addresses are heard. TCP goes to the broker's listener and DNS to its resolver;
+/// Only packets from the sandbox's own two addresses are heard. TCP and datagrams go to the broker and DNS to its resolver;
 /// echo requests to the gateway itself are answered, and the two ends find each other by IPv6; the rest is refused with an ICMP
 /// error.
 pub fn nft_ruleset(iface: &str) -> String {
+    ruleset(iface, &to_broker())
+}
+
+/// The same for a kernel without `tproxy`: datagrams other than DNS are refused.
+pub fn nft_ruleset_without_udp(iface: &str) -> String {
+    ruleset(iface, "")
+}
+
+/// Datagrams to the broker, which answers what it refuses. What the kernel would not deliver or answer is left to the rules that
+/// follow, and so is what comes from port 0: nobody can be answered there.
+fn to_broker() -> String {
+    let to = |family: &str, not: &str| {
+        format!(
+            "        {family} daddr != {{ {not} }} udp sport != 0 tproxy {family} to :{UDP_PORT} meta mark set {TAKEN} counter accept\n"
+        )
+    };
+    to("ip", "0.0.0.0/8, 127.0.0.0/8, 224.0.0.0/4") + &to("ip6", "::/127, ff00::/8")
+}
+
+fn ruleset(iface: &str, to_broker: &str) -> String {
     // Whom a neighbour message is about: older versions of `nft` have no word for it.
     let [gateway, sandbox] = [GATEWAY_V6, SANDBOX_V6].map(|address| format!("{:#034x}", address.to_bits()));
     format!(
@@ -28,6 +56,8 @@ table inet cordium {{
         type filter hook prerouting priority raw; policy drop;
         iifname "lo" accept
         iifname != "{iface}" counter drop
+        ip daddr != {GATEWAY_V4} udp dport != 53 notrack
+        ip6 daddr != {GATEWAY_V6} udp dport != 53 notrack
         ip saddr {SANDBOX_V4} accept
         ip6 saddr != {SANDBOX_V6} counter drop
         ip6 nexthdr != {{ 6, 17, 58 }} counter drop
@@ -55,7 +85,7 @@ table inet cordium {{
         ip6 daddr {GATEWAY_V6} udp dport {DNS_PORT} accept
         ip6 daddr {GATEWAY_V6} icmpv6 type echo-request limit rate 100/second burst 100 packets counter accept
         ip6 daddr {GATEWAY_V6} meta l4proto 58 ct state established,related counter accept
-        meta l4proto udp counter reject with icmpx type port-unreachable
+{to_broker}        meta l4proto udp counter reject with icmpx type port-unreachable
         meta l4proto icmp icmp type != echo-request counter drop
         meta l4proto 58 icmpv6 type != echo-request counter drop
         counter reject with icmpx type admin-prohibited
@@ -65,9 +95,11 @@ table inet cordium {{
         iifname "lo" accept
         iifname "{iface}" ip saddr {SANDBOX_V4} tcp dport {{ {TCP_PORT}, {DNS_PORT} }} counter accept
         iifname "{iface}" ip saddr {SANDBOX_V4} udp dport {DNS_PORT} counter accept
+        iifname "{iface}" ip saddr {SANDBOX_V4} meta mark {TAKEN} meta l4proto udp counter accept
         iifname "{iface}" ip saddr {SANDBOX_V4} meta l4proto icmp counter accept
         iifname "{iface}" ip6 saddr {SANDBOX_V6} tcp dport {{ {TCP_PORT}, {DNS_PORT} }} counter accept
         iifname "{iface}" ip6 saddr {SANDBOX_V6} udp dport {DNS_PORT} counter accept
+        iifname "{iface}" ip6 saddr {SANDBOX_V6} meta mark {TAKEN} meta l4proto udp counter accept
         iifname "{iface}" ip6 saddr {SANDBOX_V6} icmpv6 type {{ {HEARD} }} counter accept
         counter drop
     }}
@@ -75,9 +107,15 @@ table inet cordium {{
         type filter hook forward priority filter; policy drop;
         counter drop
     }}
+    chain answers {{
+        type filter hook output priority raw; policy accept;
+        ip saddr != {GATEWAY_V4} meta l4proto udp notrack
+        ip6 saddr != {GATEWAY_V6} meta l4proto udp notrack
+    }}
     chain output {{
         type filter hook output priority filter; policy drop;
         ct state established,related accept
+        oifname "{iface}" ct state untracked meta l4proto udp accept
         meta l4proto icmp accept
         icmpv6 type {{ {SENT} }} accept
         meta nfproto ipv6 tcp flags & rst == rst accept
@@ -136,7 +174,18 @@ mod tests {
         for name in ["spoofed", "refused", "input", "forward", "output"] {
             assert!(chain(&rules, name).contains("policy drop"), "{name}");
         }
+        let input = chain(&rules, "input");
+        assert!(
+            input
+                .lines()
+                .filter(|line| line.contains("l4proto udp"))
+                .all(|line| line.contains("meta mark 1 ")),
+            "only what was given to the broker's socket: {input}"
+        );
         let refused = chain(&rules, "refused");
+        let (given, rejected) = (refused.find("udp sport != 0 tproxy"), refused.find("udp counter reject"));
+        assert!(given.is_some() && given < rejected, "{refused}");
+        assert!(!nft_ruleset_without_udp("gw0").contains("tproxy"));
         assert!(refused.contains("udp counter reject with icmpx type port-unreachable"));
         assert!(refused.trim_end().ends_with("counter reject with icmpx type admin-prohibited"));
     }

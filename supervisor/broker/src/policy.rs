@@ -8,7 +8,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use cordium_egress::{Compiled, Flow, Host, Moment, Reason, Ruling, Said, Verdict, protected, spellings};
+use cordium_egress::{
+    Compiled, Flow, Host, Moment, Protocol, Reason, Ruling, Said, Verdict, protected, spellings,
+};
 use tokio::sync::watch;
 
 use crate::denials::Why;
@@ -113,23 +115,44 @@ impl Rules {
                 ))
             };
         }
-        if port == 0 {
-            return Decision::Deny(why("port", "port 0 does not exist", "connect to another port"));
-        }
-        if protected(address).is_none() && spellings(address).into_iter().flatten().any(is_node) {
-            return Decision::Deny(why(
-                "node",
-                "the address is one of the node's own",
-                "no policy opens it; a port of the node itself is opened with hostPorts",
-            ));
+        if let Err(why) = never((address, port), is_node) {
+            return Decision::Deny(why);
         }
         let policy = self.policy();
-        match policy.decide(&Flow { address, port, names, began }) {
+        match policy.decide(&Flow { address, port, protocol: Protocol::Tcp, names, began }) {
             Verdict::Decided(Ruling::Allow { .. }) => Decision::Allow((address, port).into()),
             Verdict::Decided(Ruling::Deny { rule, reason }) => {
                 Decision::Deny(why_denied(&rule.to_string(), reason))
             }
             Verdict::ByName(_) => Decision::Ask((address, port).into()),
+        }
+    }
+
+    /// Whether datagrams may go to this destination. They say no name: those that led there decide, and a host whose connections
+    /// are looked into has none.
+    pub(crate) fn decide_udp(
+        &self,
+        destination: SocketAddr,
+        names: &[Host],
+        began: Moment,
+        is_node: impl Fn(IpAddr) -> bool,
+    ) -> Result<(), Why> {
+        if self.is_mapped(destination) {
+            return Err(why("host-ports", "ports of the node are given for TCP only", "connect over TCP"));
+        }
+        let (address, port) = (destination.ip().to_canonical(), destination.port());
+        never((address, port), is_node)?;
+        if names.iter().any(|name| self.inspection_of(name).is_some()) {
+            return Err(why(
+                "credential",
+                "a credential is bound to this host, and is put on requests over TCP only",
+                "connect over TCP, as clients of HTTP/3 do by themselves",
+            ));
+        }
+        let flow = Flow { address, port, protocol: Protocol::Udp, names, began };
+        match self.policy().decide_again(&flow, Said::Other) {
+            Ruling::Allow { .. } => Ok(()),
+            Ruling::Deny { rule, reason } => Err(why_denied(&rule.to_string(), reason)),
         }
     }
 
@@ -145,7 +168,7 @@ impl Rules {
             return Ok(());
         }
         let (address, port) = (destination.ip().to_canonical(), destination.port());
-        let flow = Flow { address, port, names, began };
+        let flow = Flow { address, port, protocol: Protocol::Tcp, names, began };
         match self.policy().decide_again(&flow, said) {
             Ruling::Allow { .. } => Ok(()),
             Ruling::Deny { rule, reason } => Err(why_denied(&rule.to_string(), reason)),
@@ -172,6 +195,21 @@ impl Rules {
             Ruling::Deny { rule, reason } => Err(why_denied(&rule.to_string(), reason)),
         }
     }
+}
+
+/// What no policy opens, and no table has.
+fn never((address, port): (IpAddr, u16), is_node: impl Fn(IpAddr) -> bool) -> Result<(), Why> {
+    if port == 0 {
+        return Err(why("port", "port 0 does not exist", "connect to another port"));
+    }
+    if protected(address).is_none() && spellings(address).into_iter().flatten().any(is_node) {
+        return Err(why(
+            "node",
+            "the address is one of the node's own",
+            "no policy opens it; a port of the node itself is opened with hostPorts",
+        ));
+    }
+    Ok(())
 }
 
 pub(crate) fn why(rule: &str, reason: &'static str, next: &'static str) -> Why {
@@ -201,6 +239,7 @@ mod tests {
             cidrs: texts(cidrs),
             hosts: texts(hosts),
             ports: vec![],
+            protocols: vec![],
             condition: None,
         };
         Policy { rules: vec![rule], ..Policy::default() }
@@ -288,5 +327,43 @@ mod tests {
         assert!(rules.may_speak(destination, &names, now()).is_err() && rules.resolves(&a).is_err());
         // The host mapping is not the policy's.
         assert_eq!(rules.settle((crate::GATEWAY_V4, 8080).into(), &[], now(), Said::Unasked), Ok(()));
+    }
+
+    #[test]
+    fn datagrams_reach_what_a_rule_names_and_never_the_node() {
+        let udp = |mut policy: Policy| {
+            policy.rules[0].protocols = vec![Protocol::Udp];
+            rules(&policy)
+        };
+        let node: IpAddr = "10.1.2.3".parse().unwrap();
+        let decide = |rules: &Rules, destination: &str, names: &[Host]| {
+            let decided =
+                rules.decide_udp(destination.parse().unwrap(), names, now(), |address| address == node);
+            decided.map_or_else(|why| why.rule, |()| "allowed".into())
+        };
+        for (destination, expected) in [
+            ("1.1.1.1:443", "allowed"),
+            ("10.0.0.9:123", "allowed"),
+            ("[2606:4700::1111]:443", "allowed"),
+            ("10.1.2.3:123", "node"),
+            ("[::ffff:10.1.2.3]:123", "node"),
+            ("[64:ff9b::a01:203]:123", "node"),
+            ("8.8.8.8:0", "port"),
+            ("127.0.0.1:123", "loopback"),
+            ("169.254.169.254:123", "link-local"),
+            ("224.0.0.251:5353", "multicast"),
+            ("255.255.255.255:67", "reserved"),
+            ("[ff02::fb]:5353", "multicast"),
+            ("100.127.255.254:9", "gateway"),
+            ("100.127.255.253:8080", "host-ports"),
+        ] {
+            assert_eq!(decide(&udp(everything()), destination, &[]), expected, "{destination}");
+        }
+        assert_eq!(decide(&rules(&everything()), "1.1.1.1:443", &[]), "default", "TCP is what it opens");
+        let [a, b] = ["a.example", "b.example"].map(|name| Host::parse(name).unwrap());
+        let by_name = udp(allow(&[], &["a.example"]));
+        assert_eq!(decide(&by_name, "1.1.1.1:443", &[b.clone(), a]), "allowed");
+        assert_eq!(decide(&by_name, "1.1.1.1:443", &[b]), "default");
+        assert_eq!(decide(&by_name, "1.1.1.1:443", &[]), "host-name");
     }
 }

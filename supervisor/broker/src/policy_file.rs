@@ -149,6 +149,7 @@ mod tests {
             cidrs: vec![],
             hosts: vec![format!("{}.example.com", "x".repeat(60))],
             ports: vec![443],
+            protocols: vec![],
             condition: None,
         };
         let default_action = DefaultAction::AllowPublic;

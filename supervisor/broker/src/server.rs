@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cordium_egress::Compiled;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, accept_with, sockopt};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, accept_with, ipproto, sockopt};
 use tokio::io::unix::AsyncFd;
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::Semaphore;
@@ -24,6 +24,7 @@ use crate::pins::Pins;
 use crate::policy::Rules;
 use crate::policy_file;
 use crate::splice::Pipes;
+use crate::udp::{Back, Relay};
 use crate::wire::{DESCRIPTORS, Hello, MAX_MESSAGE, Registration, Reply, Update};
 
 const MAX_WORKSPACES: usize = 4096;
@@ -40,6 +41,10 @@ pub(crate) struct Shared {
     pub roots: Roots,
     /// Most flows that one workspace may have open.
     pub flow_limit: usize,
+    /// The same, of UDP.
+    pub udp_limit: usize,
+    /// Of UDP, what all workspaces may still open.
+    pub udp_left: Arc<Semaphore>,
 }
 
 /// A gateway's sockets, checked and ready.
@@ -47,6 +52,8 @@ struct Sockets {
     tcp: TcpListener,
     udp_dns: UdpSocket,
     tcp_dns: TcpListener,
+    udp: UdpSocket,
+    back: Back,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -185,15 +192,33 @@ async fn handshake(
         .map_err(HandshakeError::Receive)?;
     let registration = Hello::parse(&message).map_err(HandshakeError::Invalid)?;
     let count = descriptors.len();
-    let [tcp, udp_dns, tcp_dns, file] = <[OwnedFd; DESCRIPTORS]>::try_from(descriptors).map_err(|_| {
-        HandshakeError::Invalid(format!("{count} descriptors came; {DESCRIPTORS} are needed"))
-    })?;
+    let mut descriptors = descriptors.into_iter();
+    let (Some(tcp), Some(udp_dns), Some(tcp_dns), Some(udp), Some(file), Some(raw_v4), true) = (
+        descriptors.next(),
+        descriptors.next(),
+        descriptors.next(),
+        descriptors.next(),
+        descriptors.next(),
+        descriptors.next(),
+        DESCRIPTORS.contains(&count),
+    ) else {
+        let (least, most) = (DESCRIPTORS.start(), DESCRIPTORS.end());
+        return Err(HandshakeError::Invalid(format!(
+            "{count} descriptors came; {least} or {most} are needed"
+        )));
+    };
+    let raw_v6 = descriptors.next();
     let ready = compile(file, roots).map_err(HandshakeError::Invalid)?;
     let failed = |socket| move |source| HandshakeError::Socket { socket, source };
     let sockets = Sockets {
         tcp: listener(tcp).map_err(failed("tcp"))?,
         udp_dns: datagram(udp_dns).map_err(failed("udp dns"))?,
         tcp_dns: listener(tcp_dns).map_err(failed("tcp dns"))?,
+        udp: datagram(udp).map_err(failed("udp"))?,
+        back: Back::new(
+            raw(raw_v4, AddressFamily::INET).map_err(failed("raw IPv4"))?,
+            raw_v6.map(|socket| raw(socket, AddressFamily::INET6)).transpose().map_err(failed("raw IPv6"))?,
+        ),
     };
     answer(connection, &Reply::Ok).map_err(HandshakeError::Answer)?;
     Ok((registration, ready, sockets))
@@ -214,6 +239,16 @@ fn start(
         Arc::clone(&ring),
         Arc::clone(&shared.upstreams),
     ));
+    let relay = Relay {
+        workspace: workspace.clone(),
+        rules: Arc::clone(&rules),
+        pins: Arc::clone(&pins),
+        ring: Arc::clone(&ring),
+        back: Arc::new(sockets.back),
+        limit: shared.udp_limit,
+        left: Arc::clone(&shared.udp_left),
+        log: Limiter::new(),
+    };
     let flows = Arc::new(Flows {
         workspace,
         rules,
@@ -228,6 +263,7 @@ fn start(
     tasks.spawn(flows.serve(sockets.tcp));
     tasks.spawn(Arc::clone(&names).serve_udp(sockets.udp_dns));
     tasks.spawn(names.serve_tcp(sockets.tcp_dns));
+    tasks.spawn(relay.serve(sockets.udp));
     tasks
 }
 
@@ -249,13 +285,24 @@ fn check(socket: &OwnedFd, kind: SocketType, listening: bool) -> io::Result<()> 
     let domain = sockopt::socket_domain(socket)?;
     let inet = domain == AddressFamily::INET || domain == AddressFamily::INET6;
     if !inet || sockopt::socket_type(socket)? != kind || sockopt::socket_acceptconn(socket)? != listening {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "it is not the kind of socket that is needed",
-        ));
+        return Err(wrong_kind());
     }
     rustix::io::ioctl_fionbio(socket.as_fd(), true)?;
     Ok(())
+}
+
+fn wrong_kind() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, "it is not the kind of socket that is needed")
+}
+
+/// One that only sends.
+fn raw(socket: OwnedFd, family: AddressFamily) -> io::Result<OwnedFd> {
+    check(&socket, SocketType::RAW, false)?;
+    let sends = sockopt::socket_protocol(&socket)? == Some(ipproto::RAW);
+    if !sends || sockopt::socket_domain(&socket)? != family {
+        return Err(wrong_kind());
+    }
+    Ok(socket)
 }
 
 fn listener(socket: OwnedFd) -> io::Result<TcpListener> {
@@ -282,5 +329,6 @@ mod tests {
         assert!(listener(udp()).is_err());
         assert!(datagram(tcp()).is_err());
         assert!(listener(rustix::pipe::pipe().unwrap().0).is_err());
+        assert!(raw(udp(), AddressFamily::INET).is_err() && raw(tcp(), AddressFamily::INET).is_err());
     }
 }

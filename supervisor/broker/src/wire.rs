@@ -5,12 +5,13 @@ use std::net::Ipv4Addr;
 use serde::{Deserialize, Serialize};
 
 /// Version of the registration message. A broker that outlived an upgrade refuses what it does not know.
-pub const PROTOCOL_VERSION: u32 = 4;
+pub const PROTOCOL_VERSION: u32 = 5;
 
 /// Longest message in either direction.
 pub(crate) const MAX_MESSAGE: usize = 64 * 1024;
-/// TCP listener, DNS over UDP, DNS over TCP, the memory file of policy and credentials: in this order.
-pub(crate) const DESCRIPTORS: usize = 4;
+/// TCP listener, DNS over UDP, DNS over TCP, other datagrams, the memory file of policy and credentials, the raw socket for IPv4 and,
+/// where the kernel has it, for IPv6: in this order.
+pub(crate) const DESCRIPTORS: std::ops::RangeInclusive<usize> = 6..=7;
 const MAX_NAME: usize = 128;
 const MAX_HOST_PORTS: usize = 256;
 
@@ -116,7 +117,7 @@ mod tests {
     #[test]
     fn another_version_is_refused_by_name_even_if_its_fields_are_unknown() {
         let error = Hello::parse(br#"{"version":99,"somethingNew":true}"#).unwrap_err();
-        assert!(error.contains("version 99") && error.contains('4'), "{error}");
+        assert!(error.contains("version 99") && error.contains('5'), "{error}");
     }
 
     #[test]
@@ -125,10 +126,10 @@ mod tests {
             "",
             "[]",
             "{}",
-            r#"{"version":4}"#,
-            r#"{"version":4,"registration":{"workspace":"a","gatewayV4":"100.127.255.253","x":1}}"#,
-            r#"{"version":4,"registration":{"workspace":"a","gatewayV4":"nonsense"}}"#,
-            r#"{"version":3,"registration":{"workspace":"a","gatewayV4":"100.127.255.253"}}"#,
+            r#"{"version":5}"#,
+            r#"{"version":5,"registration":{"workspace":"a","gatewayV4":"100.127.255.253","x":1}}"#,
+            r#"{"version":5,"registration":{"workspace":"a","gatewayV4":"nonsense"}}"#,
+            r#"{"version":4,"registration":{"workspace":"a","gatewayV4":"100.127.255.253"}}"#,
         ] {
             assert!(Hello::parse(text.as_bytes()).is_err(), "{text}");
         }

@@ -5,13 +5,14 @@ mod egress;
 mod inspect;
 mod ipv6;
 mod support;
+mod udp;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use cordium_broker::{GATEWAY_V4, register};
+use cordium_broker::{GATEWAY_V4, Sockets, register};
 use cordium_egress::{Action, Policy, Rule};
 use support::{Broker, NODE, OUTSIDE, World, isolated};
 
@@ -27,8 +28,7 @@ fn broker_process() {
 /// Every address, private ones too.
 fn everything() -> Policy {
     let cidrs = vec!["0.0.0.0/0".to_owned(), "::/0".to_owned()];
-    let rule =
-        Rule { name: None, action: Action::Allow, cidrs, hosts: vec![], ports: vec![], condition: None };
+    let rule = Rule { cidrs, ..egress::rule(Action::Allow, "", "", &[]) };
     Policy { rules: vec![rule], ..Policy::default() }
 }
 
@@ -330,11 +330,18 @@ fn a_registration_with_wrong_sockets_is_refused_with_the_reason() {
             gateway_v4: GATEWAY_V4,
             host_ports: vec![],
         };
-        let udp = || UdpSocket::bind("127.0.0.1:0").unwrap().into();
-        let error = register(&world.socket(), &registration, &everything(), udp(), udp(), udp())
-            .unwrap_err()
-            .to_string();
-        assert!(error.contains("tcp socket"), "{error}");
+        let (udp, tcp) = (UdpSocket::bind("127.0.0.1:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap());
+        let (udp, tcp) = (udp.as_fd(), tcp.as_fd());
+        let good = Sockets { tcp, udp_dns: udp, tcp_dns: tcp, udp, raw_v4: udp, raw_v6: None };
+        for (sockets, expected) in [
+            (Sockets { tcp: udp, ..good }, "the tcp socket"),
+            (Sockets { udp: tcp, ..good }, "the udp socket"),
+            (good, "the raw IPv4 socket"),
+        ] {
+            let registered = register(&world.socket(), &registration, &everything(), sockets);
+            let error = registered.unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
     });
 }
 

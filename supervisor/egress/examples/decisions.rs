@@ -4,7 +4,7 @@ use std::error::Error;
 use std::net::IpAddr;
 use std::time::{Duration, Instant, SystemTime};
 
-use cordium_egress::{Action, DefaultAction, Flow, Host, Policy, Rule, Said};
+use cordium_egress::{Action, DefaultAction, Flow, Host, Policy, Protocol, Rule, Said};
 
 const DECISIONS: usize = 200_000;
 
@@ -45,7 +45,9 @@ fn rule(dice: &mut Dice, rules: u64) -> Rule {
     }
     let action = if dice.roll(10) == 0 { Action::Deny } else { Action::Allow };
     let ports = (0..dice.roll(2)).map(|_| 1 + dice.roll(65_535) as u16).collect();
-    Rule { name: None, action, cidrs, hosts, ports, condition: None }
+    let protocols = [&[][..], &[Protocol::Udp], &[Protocol::Tcp, Protocol::Udp]];
+    let protocols = protocols[dice.roll(3) as usize].to_vec();
+    Rule { name: None, action, cidrs, hosts, ports, protocols, condition: None }
 }
 
 fn cidr(address: IpAddr, shorter: u32) -> String {
@@ -84,9 +86,13 @@ fn main() -> Result<(), Box<dyn Error>> {
             let names = [Host::parse(&dice.host(count))?, Host::parse(&format!("www.{}", dice.host(count)))?];
             let address = dice.address();
             let port = 1 + dice.roll(65_535) as u16;
+            let (protocol, said) = match dice.roll(4) {
+                0 => (Protocol::Udp, Said::Other),
+                _ => (Protocol::Tcp, Said::Name(&names[0])),
+            };
+            let flow = Flow { address, port, protocol, names: &names, began };
             let started = Instant::now();
-            let ruling =
-                compiled.decide_again(&Flow { address, port, names: &names, began }, Said::Name(&names[0]));
+            let ruling = compiled.decide_again(&flow, said);
             std::hint::black_box(ruling);
             times.push(started.elapsed());
         }

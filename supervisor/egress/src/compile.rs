@@ -66,9 +66,9 @@ impl Compiled {
         if patterns.is_empty() {
             for id in &prefixes {
                 let rules = &mut self.prefix_rules[*id as usize];
-                rules.plain.add(rule.action, &rule.ports, index, conditional);
+                rules.plain.add(rule.action, &rule.services, index, conditional);
                 if rule.action == Action::Deny && by_host {
-                    rules.names_denied.add(&rule.ports, index, conditional);
+                    rules.names_denied.add(&rule.services, index, conditional);
                 }
             }
             if rule.action == Action::Allow && (by_host || rule.cidrs.iter().any(Cidr::is_everything)) {
@@ -79,22 +79,27 @@ impl Compiled {
         self.add_resolution(index, rule, &patterns, conditional);
         if prefixes.is_empty() {
             for id in &patterns {
-                self.pattern_rules[*id as usize].anywhere.add(rule.action, &rule.ports, index, conditional);
+                self.pattern_rules[*id as usize].anywhere.add(
+                    rule.action,
+                    &rule.services,
+                    index,
+                    conditional,
+                );
             }
             let by_name = match rule.action {
                 Action::Allow => &mut self.names_allowed,
                 Action::Deny => &mut self.names_denied,
             };
-            by_name.add(&rule.ports, index, conditional);
+            by_name.add(&rule.services, index, conditional);
             return;
         }
         for prefix in prefixes {
             for pattern in &patterns {
                 let both = self.pairs.entry((prefix, *pattern)).or_default();
-                both.add(rule.action, &rule.ports, index, conditional);
+                both.add(rule.action, &rule.services, index, conditional);
             }
             if rule.action == Action::Deny {
-                self.prefix_rules[prefix as usize].names_denied.add(&rule.ports, index, conditional);
+                self.prefix_rules[prefix as usize].names_denied.add(&rule.services, index, conditional);
             }
         }
     }
@@ -105,7 +110,7 @@ impl Compiled {
             let rules = &mut self.pattern_rules[*id as usize];
             match rule.action {
                 Action::Allow => rules.resolves.add(index, conditional),
-                Action::Deny if rule.ports.is_empty() && rule.cidrs.is_empty() => {
+                Action::Deny if rule.services.are_all() && rule.cidrs.is_empty() => {
                     rules.refuses.add(index, conditional);
                 }
                 Action::Deny => {}
@@ -146,6 +151,10 @@ mod tests {
             (r#""cidrs": ["10.1.2.3/8"]"#, "rules[1].cidrs[0]: was \"10.1.2.3/8\"; allowed: 10.0.0.0/8 for"),
             (r#""hosts": ["a.b", "*"]"#, "rules[1].hosts[1]: was \"*\"; allowed: a host name such as"),
             (r#""hosts": ["a.b"], "ports": [1, 0]"#, "rules[1].ports[1]: was 0; allowed: a whole number"),
+            (
+                r#""hosts": ["a.b"], "protocols": ["UDP", "UDP", "UDP"]"#,
+                "rules[1].protocols: was a list of 3; allowed: at most 2",
+            ),
             (r#""hosts": ["a.b"], "name": "a b""#, "rules[1].name: was \"a b\"; allowed: 1 to 63"),
             (r#""hosts": ["a.b"], "name": """#, "rules[1].name: was \"\"; allowed: 1 to 63"),
         ] {
@@ -165,6 +174,7 @@ mod tests {
             cidrs: vec![],
             hosts: vec!["a.b".into()],
             ports: vec![],
+            protocols: vec![],
             condition: None,
         };
         let policy = |rule: crate::Rule, count| Policy { rules: vec![rule; count], ..Policy::default() };
@@ -200,6 +210,8 @@ mod tests {
             r#"{"rules": [{"hosts": ["a.b"]}]}"#,
             r#"{"rules": [{"action": "ALLOW", "hosts": ["a.b"], "host": "a.b"}]}"#,
             r#"{"rules": [{"action": "ALLOW", "hosts": ["a.b"], "ports": [65536]}]}"#,
+            r#"{"rules": [{"action": "ALLOW", "hosts": ["a.b"], "protocols": ["udp"]}]}"#,
+            r#"{"rules": [{"action": "ALLOW", "hosts": ["a.b"], "protocols": ["ICMP"]}]}"#,
         ] {
             assert!(serde_json::from_str::<Policy>(text).is_err(), "{text}");
         }

@@ -8,7 +8,10 @@ use crate::condition::{Moment, Place as Destination, Subject};
 use crate::names::Names;
 use crate::ports::{ByAction, Candidates, Ports};
 use crate::prefixes::Prefixes;
-use crate::{Action, DefaultAction, Host, Reason, RuleRef, Ruling, is_public, protected, spellings};
+use crate::protocol::Service;
+use crate::{
+    Action, DefaultAction, Host, Protocol, Reason, RuleRef, Ruling, is_public, protected, spellings,
+};
 
 /// A policy that is ready for decisions. Immutable: a new policy is a new one.
 #[derive(Debug)]
@@ -53,11 +56,12 @@ pub(crate) struct PatternRules {
     pub refuses: Candidates,
 }
 
-/// A connection that a workspace asks for.
+/// A connection that a workspace asks for, or a datagram and what follows it.
 #[derive(Clone, Copy, Debug)]
 pub struct Flow<'a> {
     pub address: IpAddr,
     pub port: u16,
+    pub protocol: Protocol,
     /// The names that the workspace resolved to this address.
     pub names: &'a [Host],
     /// When the flow began: it stays what it was as long as the flow is open.
@@ -71,7 +75,7 @@ pub enum Said<'a> {
     Name(&'a Host),
     /// It speaks TLS or HTTP and says no name, or none that can be believed.
     Unnamed,
-    /// A protocol that names no host.
+    /// A protocol that names no host; UDP always.
     Other,
     /// It was never asked: only for flows that are open when the policy changes.
     Unasked,
@@ -104,7 +108,7 @@ struct Place<'p> {
     /// Networks that hold the IPv4 address hidden in it: DENY rules count, ALLOW rules do not.
     hidden: Vec<u32>,
     public: bool,
-    port: u16,
+    service: Service,
     /// What the conditions have answered.
     asked: Asked<'p>,
 }
@@ -213,41 +217,41 @@ impl Compiled {
     }
 
     fn place(&self, flow: &Flow<'_>) -> Place<'_> {
-        let (address, port) = (flow.address.to_canonical(), flow.port);
+        let (address, port, protocol) = (flow.address.to_canonical(), flow.port, flow.protocol);
         let [own, hidden] = spellings(address).map(|spelling| {
             spelling.into_iter().flat_map(|spelling| self.prefixes.matching(spelling)).collect()
         });
-        let destination = Destination { address, port, protocol: "tcp" };
+        let destination = Destination { address, port, protocol: protocol.name() };
         let asked = Asked::new(&self.conditions, &self.subject, flow.began, Some(destination));
-        Place { own, hidden, public: is_public(address), port, asked }
+        Place { own, hidden, public: is_public(address), service: Service { protocol, port }, asked }
     }
 
     /// The decision for a flow whose host is `name`, or for one that names none.
     fn ruling(&self, place: &Place<'_>, name: Option<&Host>) -> Ruling<'_> {
-        let port = place.port;
+        let service = place.service;
         let (mut allow, mut deny, mut private) =
             (Candidates::default(), Candidates::default(), Candidates::default());
         for id in &place.own {
             let rules = &self.prefix_rules[*id as usize].plain;
-            allow.take(&rules.allow, port);
-            deny.take(&rules.deny, port);
+            allow.take(&rules.allow, service);
+            deny.take(&rules.deny, service);
         }
         for id in &place.hidden {
-            deny.take(&self.prefix_rules[*id as usize].plain.deny, port);
+            deny.take(&self.prefix_rules[*id as usize].plain.deny, service);
         }
         for pattern in name.into_iter().flat_map(|name| self.names.matching(name)) {
             let rules = &self.pattern_rules[pattern as usize].anywhere;
-            deny.take(&rules.deny, port);
-            if place.public { &mut allow } else { &mut private }.take(&rules.allow, port);
+            deny.take(&rules.deny, service);
+            if place.public { &mut allow } else { &mut private }.take(&rules.allow, service);
             if self.pairs.is_empty() {
                 continue;
             }
             for rules in place.own.iter().filter_map(|id| self.pairs.get(&(*id, pattern))) {
-                allow.take(&rules.allow, port);
-                deny.take(&rules.deny, port);
+                allow.take(&rules.allow, service);
+                deny.take(&rules.deny, service);
             }
             for rules in place.hidden.iter().filter_map(|id| self.pairs.get(&(*id, pattern))) {
-                deny.take(&rules.deny, port);
+                deny.take(&rules.deny, service);
             }
         }
         if let Some(index) = deny.first(|rule| place.asked.holds(rule, Action::Deny, name)) {
@@ -257,8 +261,13 @@ impl Compiled {
         let private = private.first(|rule| allow.is_none() && place.asked.holds(rule, Action::Allow, name));
         match (allow, private, self.default_action) {
             (Some(index), ..) => Ruling::Allow { rule: self.rule(index) },
-            (_, _, DefaultAction::AllowPublic) if place.public => Ruling::Allow { rule: RuleRef::Default },
+            (_, _, DefaultAction::AllowPublic) if place.public && service.protocol == Protocol::Tcp => {
+                Ruling::Allow { rule: RuleRef::Default }
+            }
             (_, Some(index), _) => Ruling::Deny { rule: self.rule(index), reason: Reason::PrivateName },
+            _ if service.protocol == Protocol::Udp => {
+                Ruling::Deny { rule: RuleRef::Default, reason: Reason::Udp }
+            }
             (_, _, DefaultAction::AllowPublic) => {
                 Ruling::Deny { rule: RuleRef::Default, reason: Reason::NotPublic }
             }
@@ -290,9 +299,9 @@ impl Compiled {
     /// Some DENY rule would match this address and port under some name.
     fn may_deny_by_name(&self, place: &Place<'_>) -> bool {
         let mut rules = Candidates::default();
-        rules.take(&self.names_denied, place.port);
+        rules.take(&self.names_denied, place.service);
         for id in place.own.iter().chain(&place.hidden) {
-            rules.take(&self.prefix_rules[*id as usize].names_denied, place.port);
+            rules.take(&self.prefix_rules[*id as usize].names_denied, place.service);
         }
         rules.first(|rule| place.asked.could_hold(rule, Action::Deny)).is_some()
     }
@@ -301,7 +310,7 @@ impl Compiled {
     fn best_denial<'a>(&'a self, place: &Place<'_>, names: &[Host], unnamed: Ruling<'a>) -> Ruling<'a> {
         if names.is_empty() && place.public {
             let mut rules = Candidates::default();
-            rules.take(&self.names_allowed, place.port);
+            rules.take(&self.names_allowed, place.service);
             if rules.first(|rule| place.asked.could_hold(rule, Action::Allow)).is_some() {
                 return Ruling::Deny { rule: HOST_NAME, reason: Reason::NoName };
             }

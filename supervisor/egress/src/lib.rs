@@ -20,6 +20,7 @@ mod policy;
 mod ports;
 mod prefixes;
 mod protected;
+mod protocol;
 mod public;
 #[cfg(test)]
 mod semantics;
@@ -34,5 +35,6 @@ pub use policy::{
     Action, DefaultAction, MAX_BYTES, MAX_ENTRIES, MAX_PROTECTED, MAX_RULES, Policy, PolicyError, Rule,
 };
 pub use protected::{Protected, find as protected};
+pub use protocol::Protocol;
 pub use public::is_public;
 pub use verdict::{Reason, RuleRef, Ruling};

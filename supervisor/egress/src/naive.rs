@@ -11,14 +11,15 @@ use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 
 use crate::{
-    Action, Cidr, DefaultAction, Flow, Host, Moment, Pattern, Policy, Reason, Rule, RuleRef, Ruling, Said,
-    Subject, Verdict, is_public, protected, spellings,
+    Action, Cidr, DefaultAction, Flow, Host, Moment, Pattern, Policy, Protocol, Reason, Rule, RuleRef,
+    Ruling, Said, Subject, Verdict, is_public, protected, spellings,
 };
 
 /// One flow under one name or none.
 struct Question<'a> {
     address: IpAddr,
     port: u16,
+    protocol: Protocol,
     name: Option<&'a Host>,
     at: i64,
 }
@@ -32,7 +33,7 @@ fn truth(
     policy: &Policy,
     text: &str,
     name: Option<&Host>,
-    place: Option<(IpAddr, u16)>,
+    place: Option<(IpAddr, u16, Protocol)>,
     at: i64,
 ) -> Option<bool> {
     thread_local! {
@@ -51,10 +52,10 @@ fn truth(
     let user = subject.user.map(|text| ("name", Value::from(text)));
     let mut request: Vec<(&str, Value)> =
         name.map(|name| ("host", name.as_str().to_owned().into())).into_iter().collect();
-    if let Some((address, port)) = place {
+    if let Some((address, port, protocol)) = place {
         request.push(("address", address.to_canonical().to_string().into()));
         request.push(("port", i64::from(port).into()));
-        request.push(("protocol", "tcp".to_owned().into()));
+        request.push(("protocol", protocol.name().to_owned().into()));
     }
     let time = vec![
         ("hour", Value::from(at / 3600 % 24)),
@@ -85,7 +86,7 @@ fn holds_where_true(policy: &Policy, rule: &Rule, asked: &Question<'_>) -> bool 
     if goes_by_host(Some(text)) && asked.name.is_none() {
         return false;
     }
-    let place = Some((asked.address, asked.port));
+    let place = Some((asked.address, asked.port, asked.protocol));
     truth(policy, text, asked.name, place, asked.at).unwrap_or(rule.action == Action::Deny)
 }
 
@@ -108,7 +109,13 @@ fn matches(policy: &Policy, rule: &Rule, asked: &Question<'_>) -> bool {
                 || spellings(address).into_iter().flatten().any(|one| holds(&rule.cidrs, one))
         }
     };
+    let protocols = match (&rule.protocols[..], rule.action) {
+        ([], Action::Allow) => &[Protocol::Tcp][..],
+        ([], Action::Deny) => &[Protocol::Tcp, Protocol::Udp],
+        (some, _) => some,
+    };
     addresses
+        && protocols.contains(&asked.protocol)
         && hosts_match(rule, asked.name)
         && (rule.ports.is_empty() || rule.ports.contains(&asked.port))
         && holds_where_true(policy, rule, asked)
@@ -133,7 +140,9 @@ fn ruling(policy: &Policy, asked: &Question<'_>) -> Outcome {
         return Ok(shown(policy, index));
     }
     match policy.default_action {
-        DefaultAction::AllowPublic if is_public(asked.address) => Ok("default".into()),
+        DefaultAction::AllowPublic if asked.protocol == Protocol::Tcp && is_public(asked.address) => {
+            Ok("default".into())
+        }
         _ => Err("default".into()),
     }
 }
@@ -145,21 +154,23 @@ fn never(policy: &Policy, address: IpAddr) -> bool {
 
 /// Whether the flow must be asked for its name.
 fn needs_name(policy: &Policy, flow: &Flow<'_>) -> bool {
-    let (address, port, at) = (flow.address, flow.port, flow.began.seconds());
-    if first(policy, Action::Deny, &Question { address, port, name: None, at }).is_some() {
+    let (address, port, protocol, at) = (flow.address, flow.port, flow.protocol, flow.began.seconds());
+    if first(policy, Action::Deny, &Question { address, port, protocol, name: None, at }).is_some() {
         return false;
     }
-    if ruling(policy, &Question { address, port, name: None, at }).is_ok() {
+    if ruling(policy, &Question { address, port, protocol, name: None, at }).is_ok() {
         return policy.rules.iter().any(|rule| {
             let by_host = goes_by_host(rule.condition.as_ref());
             let condition = rule.condition.clone().filter(|_| !by_host);
             let anyone = Rule { hosts: vec![], condition, ..rule.clone() };
             rule.action == Action::Deny
                 && (by_host || !rule.hosts.is_empty())
-                && matches(policy, &anyone, &Question { address, port, name: None, at })
+                && matches(policy, &anyone, &Question { address, port, protocol, name: None, at })
         });
     }
-    flow.names.iter().any(|name| ruling(policy, &Question { address, port, name: Some(name), at }).is_ok())
+    flow.names
+        .iter()
+        .any(|name| ruling(policy, &Question { address, port, protocol, name: Some(name), at }).is_ok())
 }
 
 fn resolves(policy: &Policy, name: &Host, at: i64) -> bool {
@@ -176,7 +187,11 @@ fn resolves(policy: &Policy, name: &Host, at: i64) -> bool {
         rule.hosts.is_empty() && (all || goes_by_host(rule.condition.as_ref())) && could(rule)
     };
     let of = |action| policy.rules.iter().filter(move |rule| rule.action == action);
-    if of(Action::Deny).filter(by_hosts).any(|rule| rule.ports.is_empty() && rule.cidrs.is_empty()) {
+    if of(Action::Deny).filter(by_hosts).any(|rule| {
+        let every = rule.protocols.is_empty()
+            || [Protocol::Tcp, Protocol::Udp].iter().all(|p| rule.protocols.contains(p));
+        every && rule.ports.is_empty() && rule.cidrs.is_empty()
+    }) {
         return false;
     }
     policy.default_action == DefaultAction::AllowPublic
@@ -241,7 +256,7 @@ const NAMES: [&str; 8] = [
     "x.evil.test",
     "other",
 ];
-const CONDITIONS: [&str; 16] = [
+const CONDITIONS: [&str; 17] = [
     "true",
     "ctx.time.hour >= 8 && ctx.time.hour < 18",
     "ctx.time.weekday in [1, 2, 3, 4, 5] ? ctx.request.port == 443 : ctx.request.port != 443",
@@ -256,6 +271,7 @@ const CONDITIONS: [&str; 16] = [
     "1 / (ctx.time.hour - 12) > 0",
     "1 / (ctx.time.hour - 12) > 0 || ctx.request.port == 22",
     "ctx.time.timestamp % 2 == 0 && ctx.request.protocol == 'tcp'",
+    "ctx.request.protocol == 'udp' || ctx.request.port == 80",
     "ctx.request.port * 9223372036854775807 > 0",
     "-ctx.time.minute <= -30 == (ctx.request.address in ['1.1.1.1', '8.8.8.8'])",
 ];
@@ -267,14 +283,16 @@ fn rule() -> impl Strategy<Value = Rule> {
     let action = select(vec![Action::Allow, Action::Deny]);
     let name = select(vec![None, None, Some("one"), Some("two")]);
     let condition = prop::option::of(select(CONDITIONS.to_vec()));
-    (name, action, some(&CIDRS), some(&HOSTS), subsequence(PORTS.to_vec(), 0..=2), condition).prop_map(
-        |(name, action, cidrs, mut hosts, ports, condition)| {
+    let protocols = subsequence(vec![Protocol::Tcp, Protocol::Udp], 0..=2);
+    let ports = subsequence(PORTS.to_vec(), 0..=2);
+    (name, action, some(&CIDRS), some(&HOSTS), ports, protocols, condition).prop_map(
+        |(name, action, cidrs, mut hosts, ports, protocols, condition)| {
             if cidrs.is_empty() && hosts.is_empty() {
                 hosts.push("a.example");
             }
             let own = |list: Vec<&str>| list.into_iter().map(str::to_owned).collect();
             let (name, condition) = (name.map(str::to_owned), condition.map(str::to_owned));
-            Rule { name, action, cidrs: own(cidrs), hosts: own(hosts), ports, condition }
+            Rule { name, action, cidrs: own(cidrs), hosts: own(hosts), ports, protocols, condition }
         },
     )
 }
@@ -352,6 +370,7 @@ proptest! {
         policy in policy(),
         address in select(ADDRESSES.to_vec()),
         port in select(vec![22, 80, 443, 9999]),
+        protocol in select(vec![Protocol::Tcp, Protocol::Udp]),
         names in subsequence(NAMES.to_vec(), 0..=3),
         said in select(NAMES.to_vec()),
         at in select(MOMENTS.to_vec()),
@@ -359,9 +378,9 @@ proptest! {
         let compiled = policy.compile().unwrap();
         let address: IpAddr = address.parse().unwrap();
         let (names, said) = (hosts(&names), Host::parse(said).unwrap());
-        let flow = Flow { address, port, names: &names, began: Moment::at(at) };
+        let flow = Flow { address, port, protocol, names: &names, began: Moment::at(at) };
         prop_assert_eq!(compiled.resolves(&said, Moment::at(at)).is_allowed(), resolves(&policy, &said, at));
-        let ask = |name| ruling(&policy, &Question { address, port, name, at });
+        let ask = |name| ruling(&policy, &Question { address, port, protocol, name, at });
         match compiled.decide(&flow) {
             Verdict::Decided(decided) if never(&policy, address) => prop_assert!(!decided.is_allowed()),
             Verdict::ByName(_) if never(&policy, address) => prop_assert!(false, "{address} was not denied"),
@@ -404,9 +423,10 @@ proptest! {
         hosts in prop::collection::vec("[a-z*.-]{0,20}|.{0,10}", 0..3),
         name in prop::option::of(".{0,70}"),
         ports in prop::collection::vec(any::<u16>(), 0..3),
+        protocols in prop::collection::vec(select(vec![Protocol::Tcp, Protocol::Udp]), 0..4),
         condition in prop::option::of("(ctx|\\.time|\\.hour|[a-z0-9'\"?:.()!&<>= -]){0,20}|.{0,10}"),
     ) {
-        let rule = Rule { name, action: Action::Allow, cidrs, hosts, ports, condition };
+        let rule = Rule { name, action: Action::Allow, cidrs, hosts, ports, protocols, condition };
         let policy = Policy { rules: vec![rule.clone()], ..Policy::default() };
         match policy.compile() {
             Ok(_) => prop_assert!(rule.check("x").is_ok()),
@@ -429,11 +449,11 @@ proptest! {
         let policy = Policy { context: Some(subject.clone()), ..Policy::default() };
         let (name, address) = (Host::parse(name).unwrap(), "1.1.1.1".parse().unwrap());
         let condition = crate::condition::Condition::parse(&text).unwrap();
-        let place = crate::condition::Place { address, port: 443, protocol: "tcp" };
+        let place = crate::condition::Place { address, port: 443, protocol: "udp" };
         for place in [Some(place), None] {
             let facts =
                 crate::condition::Facts { subject: &subject, at: Moment::at(at), host: Some(&name), place };
-            let expected = truth(&policy, &text, Some(&name), place.map(|place| (address, place.port)), at);
+            let expected = truth(&policy, &text, Some(&name), place.map(|place| (address, place.port, Protocol::Udp)), at);
             prop_assert_eq!(condition.evaluate(&facts), expected, "{}", text);
         }
     }

@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::condition::{Condition, Subject};
-use crate::{Cidr, Pattern};
+use crate::protocol::{MAX_PROTOCOLS, Services};
+use crate::{Cidr, Pattern, Protocol};
 
 /// Rules of one policy.
 pub const MAX_RULES: usize = 10_000;
@@ -61,6 +62,9 @@ pub struct Rule {
     pub hosts: Vec<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<u16>,
+    /// An ALLOW without any is for TCP, a DENY without any is for all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub protocols: Vec<Protocol>,
     /// CEL: the rule matches only where it is true, too. One without an answer is false for an ALLOW and true for a DENY.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub condition: Option<String>,
@@ -95,7 +99,7 @@ pub(crate) struct ParsedRule {
     pub action: Action,
     pub cidrs: Vec<Cidr>,
     pub hosts: Vec<Pattern>,
-    pub ports: Vec<u16>,
+    pub services: Services,
     pub condition: Option<Condition>,
 }
 
@@ -112,7 +116,8 @@ impl Policy {
             let name = rule.name.as_ref().map_or(0, String::len);
             // Quotes and ends of lines take two; nothing else in it has to be escaped.
             let condition = rule.condition.as_ref().map_or(0, |text| 16 + 2 * text.len());
-            64 + name + texts(&rule.cidrs) + texts(&rule.hosts) + 6 * rule.ports.len() + condition
+            let protocols = 16 + 6 * rule.protocols.len();
+            64 + name + texts(&rule.cidrs) + texts(&rule.hosts) + 6 * rule.ports.len() + protocols + condition
         };
         96 + self.rules.iter().map(rule).sum::<usize>()
     }
@@ -133,6 +138,7 @@ impl Rule {
         {
             check_count(&format!("{path}.{field}"), count, MAX_ENTRIES)?;
         }
+        check_count(&format!("{path}.protocols"), self.protocols.len(), MAX_PROTOCOLS)?;
         if self.cidrs.is_empty() && self.hosts.is_empty() {
             let allowed = format!("at least one of {} (or name hosts instead)", crate::cidr::ALLOWED);
             return Err(PolicyError::new(format!("{path}.cidrs"), "an empty list", allowed));
@@ -154,7 +160,8 @@ impl Rule {
             .map(Condition::parse)
             .transpose()
             .map_err(|error| PolicyError::new(format!("{path}.condition"), error.was, error.allowed))?;
-        Ok(ParsedRule { action: self.action, cidrs, hosts, ports: self.ports.clone(), condition })
+        let services = Services::new(self.action, &self.protocols, &self.ports);
+        Ok(ParsedRule { action: self.action, cidrs, hosts, services, condition })
     }
 }
 
@@ -205,12 +212,14 @@ mod tests {
             cidrs: vec!["2001:db8::/32".into(); 3],
             hosts: vec!["*.example.com".into(); 2],
             ports: vec![65535; 128],
+            protocols: vec![Protocol::Tcp, Protocol::Udp],
             condition: Some("ctx.user.name\n== \"\\\"\"".into()),
         };
         let bare = Rule {
             name: None,
             cidrs: vec![],
             ports: vec![],
+            protocols: vec![],
             action: Action::Deny,
             condition: None,
             ..rule.clone()

@@ -1,12 +1,19 @@
-//! The rules for each port, in an order that finds the lowest that matches.
+//! The rules for each protocol and port, in an order that finds the lowest that matches.
 
 use std::collections::BTreeMap;
 
-use crate::Action;
+use crate::protocol::{Service, Services};
+use crate::{Action, Protocol};
 
-/// Of many rules that differ in ports only, those that may match a port.
+/// Of many rules that differ in protocols and ports only, those that may match one.
 #[derive(Debug, Default)]
 pub(crate) struct Ports {
+    tcp: OfProtocol,
+    udp: OfProtocol,
+}
+
+#[derive(Debug, Default)]
+struct OfProtocol {
     any: Option<u32>,
     by_port: BTreeMap<u16, u32>,
     /// Rules with a condition hide nobody behind them.
@@ -15,7 +22,24 @@ pub(crate) struct Ports {
 
 impl Ports {
     /// Rules are added in their order.
-    pub(crate) fn add(&mut self, ports: &[u16], rule: u32, conditional: bool) {
+    pub(crate) fn add(&mut self, services: &Services, rule: u32, conditional: bool) {
+        for (meant, of) in [(services.tcp, &mut self.tcp), (services.udp, &mut self.udp)] {
+            if meant {
+                of.add(&services.ports, rule, conditional);
+            }
+        }
+    }
+
+    fn of(&self, protocol: Protocol) -> &OfProtocol {
+        match protocol {
+            Protocol::Tcp => &self.tcp,
+            Protocol::Udp => &self.udp,
+        }
+    }
+}
+
+impl OfProtocol {
+    fn add(&mut self, ports: &[u16], rule: u32, conditional: bool) {
         if conditional {
             self.conditional.push((ports.into(), rule));
             return;
@@ -55,7 +79,8 @@ impl Candidates {
         }
     }
 
-    pub(crate) fn take(&mut self, ports: &Ports, port: u16) {
+    pub(crate) fn take(&mut self, ports: &Ports, Service { protocol, port }: Service) {
+        let ports = ports.of(protocol);
         self.certain = lower(self.certain, ports.first(port));
         let matching =
             ports.conditional.iter().filter(|(ports, _)| ports.is_empty() || ports.contains(&port));
@@ -85,10 +110,10 @@ pub(crate) struct ByAction {
 }
 
 impl ByAction {
-    pub(crate) fn add(&mut self, action: Action, ports: &[u16], rule: u32, conditional: bool) {
+    pub(crate) fn add(&mut self, action: Action, services: &Services, rule: u32, conditional: bool) {
         match action {
-            Action::Allow => self.allow.add(ports, rule, conditional),
-            Action::Deny => self.deny.add(ports, rule, conditional),
+            Action::Allow => self.allow.add(services, rule, conditional),
+            Action::Deny => self.deny.add(services, rule, conditional),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-use crate::{Compiled, Flow, Host, Moment, Policy, Ruling, Said, Verdict};
+use crate::{Compiled, Flow, Host, Moment, Policy, Protocol, Ruling, Said, Verdict};
 
 /// A Saturday, 21:56 UTC.
 const NOW: i64 = 1_795_298_193;
@@ -30,8 +30,13 @@ fn shown(ruling: Ruling<'_>) -> String {
 fn flow(policy: &Compiled, destination: &str, names: &[&str], said: Option<&str>) -> String {
     let destination: std::net::SocketAddr = destination.parse().unwrap();
     let names = hosts(names);
-    let flow =
-        Flow { address: destination.ip(), port: destination.port(), names: &names, began: Moment::at(NOW) };
+    let flow = Flow {
+        address: destination.ip(),
+        port: destination.port(),
+        protocol: Protocol::Tcp,
+        names: &names,
+        began: Moment::at(NOW),
+    };
     let said = said.map(|name| Host::parse(name).unwrap());
     match policy.decide(&flow) {
         Verdict::Decided(ruling) => shown(ruling),
@@ -132,7 +137,13 @@ fn the_name_that_is_said_must_have_led_to_the_address() {
 fn tls_and_http_without_a_name_are_denied() {
     let policy = rules("DENY", GITHUB);
     let names = hosts(&["github.com"]);
-    let flow = Flow { address: "1.2.3.4".parse().unwrap(), port: 443, names: &names, began: Moment::at(NOW) };
+    let flow = Flow {
+        address: "1.2.3.4".parse().unwrap(),
+        port: 443,
+        protocol: Protocol::Tcp,
+        names: &names,
+        began: Moment::at(NOW),
+    };
     assert_eq!(shown(policy.decide_again(&flow, Said::Unnamed)), "deny host-name Unnamed");
     assert_eq!(shown(policy.decide_again(&flow, Said::Unasked)), "deny host-name Unasked");
 }
@@ -205,8 +216,13 @@ fn a_rule_matches_only_where_its_condition_is_true() {
     let policy = conditional("DENY", &rules);
     assert_eq!(flow(&policy, "1.1.1.1:443", &[], None), "allow rules[0]");
     assert_eq!(flow(&policy, "1.1.1.1:25", &[], None), "deny rules[1] Rule");
-    let later =
-        Flow { address: "1.1.1.1".parse().unwrap(), port: 443, names: &[], began: Moment::at(NOW + 3600) };
+    let later = Flow {
+        address: "1.1.1.1".parse().unwrap(),
+        port: 443,
+        protocol: Protocol::Tcp,
+        names: &[],
+        began: Moment::at(NOW + 3600),
+    };
     assert_eq!(shown(policy.decide_again(&later, Said::Unasked)), "deny default Default");
 }
 
@@ -290,7 +306,7 @@ fn one_decision_asks_no_more_than_it_may_and_then_closes() {
     let names: Vec<String> = (0..4_096).map(|n| format!("n{n}.a.example")).collect();
     let names = hosts(&names.iter().map(String::as_str).collect::<Vec<_>>());
     let (address, began) = ("1.1.1.1".parse().unwrap(), Moment::at(NOW));
-    let flow = Flow { address, port: 443, names: &names, began };
+    let flow = Flow { address, port: 443, protocol: Protocol::Tcp, names: &names, began };
     let rule = |action: &str, condition: &str| {
         format!(r#"{{"action": "{action}", "cidrs": ["0.0.0.0/0"], "condition": "{condition}"}}"#)
     };
@@ -305,4 +321,96 @@ fn one_decision_asks_no_more_than_it_may_and_then_closes() {
     // What does not go by host is asked once for all names.
     let rules = [rule("DENY", "ctx.request.port == 25"), rule("ALLOW", "ctx.time.hour == 21")].join(",");
     assert_eq!(shown(conditional("DENY", &rules).decide_again(&flow, Said::Other)), "allow rules[1]");
+}
+
+/// What becomes of a datagram: it says no name.
+fn datagram(policy: &Compiled, destination: &str, names: &[&str]) -> String {
+    let destination: std::net::SocketAddr = destination.parse().unwrap();
+    let names = hosts(names);
+    shown(policy.decide_again(
+        &Flow {
+            address: destination.ip(),
+            port: destination.port(),
+            protocol: Protocol::Udp,
+            names: &names,
+            began: Moment::at(NOW),
+        },
+        Said::Other,
+    ))
+}
+
+#[test]
+fn udp_is_open_only_where_an_allow_names_it() {
+    let everything = r#"{"action": "ALLOW", "cidrs": ["0.0.0.0/0", "::/0"], "hosts": []}"#;
+    for policy in [rules("ALLOW_PUBLIC", ""), rules("DENY", everything), rules("ALLOW_PUBLIC", everything)] {
+        assert_eq!(datagram(&policy, "1.1.1.1:123", &["a.example"]), "deny default Udp");
+        assert_eq!(datagram(&policy, "[2606:4700::1111]:443", &[]), "deny default Udp");
+    }
+    let policy = rules(
+        "DENY",
+        r#"{"action": "ALLOW", "cidrs": ["1.1.1.0/24"], "ports": [123], "protocols": ["UDP"], "name": "ntp"},
+           {"action": "ALLOW", "cidrs": ["8.8.8.0/24"], "protocols": ["TCP", "UDP"], "name": "both"}"#,
+    );
+    assert_eq!(datagram(&policy, "1.1.1.1:123", &[]), "allow ntp");
+    assert_eq!(datagram(&policy, "[::ffff:1.1.1.1]:123", &[]), "allow ntp");
+    assert_eq!(datagram(&policy, "1.1.1.1:124", &[]), "deny default Udp");
+    assert_eq!(datagram(&policy, "1.1.2.1:123", &[]), "deny default Udp");
+    assert_eq!(flow(&policy, "1.1.1.1:123", &[], None), "deny default Default");
+    assert_eq!(datagram(&policy, "8.8.8.8:443", &[]), "allow both");
+    assert_eq!(flow(&policy, "8.8.8.8:443", &[], None), "allow both");
+}
+
+#[test]
+fn a_deny_without_protocols_is_for_udp_too_and_one_with_is_for_those() {
+    let policy = rules(
+        "DENY",
+        r#"{"action": "ALLOW", "cidrs": ["0.0.0.0/0"], "protocols": ["TCP", "UDP"], "name": "all"},
+           {"action": "DENY", "cidrs": ["1.1.1.0/24"], "name": "none"},
+           {"action": "DENY", "cidrs": ["1.1.2.0/24"], "protocols": ["UDP"], "name": "no-udp"},
+           {"action": "DENY", "cidrs": ["1.1.3.0/24"], "protocols": ["TCP"], "name": "no-tcp"},
+           {"action": "DENY", "cidrs": ["1.1.4.0/24"], "condition": "ctx.request.protocol == 'udp'", "name": "if-udp"}"#,
+    );
+    for (address, udp, tcp) in [
+        ("1.1.1.1:1", "deny none Rule", "deny none Rule"),
+        ("1.1.2.1:1", "deny no-udp Rule", "allow all"),
+        ("1.1.3.1:1", "allow all", "deny no-tcp Rule"),
+        ("1.1.4.1:1", "deny if-udp Rule", "allow all"),
+    ] {
+        assert_eq!(datagram(&policy, address, &[]), udp, "{address}");
+        assert_eq!(flow(&policy, address, &[], None), tcp, "{address}");
+    }
+}
+
+#[test]
+fn a_datagram_is_placed_under_a_name_by_what_was_resolved_and_nothing_else() {
+    let policy = rules(
+        "DENY",
+        r#"{"action": "ALLOW", "hosts": ["time.example"], "ports": [123], "protocols": ["UDP"], "name": "ntp"},
+           {"action": "DENY", "hosts": ["evil.example"], "protocols": ["UDP"], "name": "evil"}"#,
+    );
+    assert_eq!(datagram(&policy, "1.1.1.1:123", &["time.example"]), "allow ntp");
+    assert_eq!(datagram(&policy, "1.1.1.1:123", &["other.example", "time.example"]), "allow ntp");
+    assert_eq!(datagram(&policy, "1.1.1.1:123", &[]), "deny host-name NoName");
+    assert_eq!(datagram(&policy, "1.1.1.1:123", &["time.example", "evil.example"]), "deny evil Rule");
+    assert_eq!(datagram(&policy, "10.0.0.1:123", &["time.example"]), "deny ntp PrivateName");
+    // A name is looked up for either protocol, and refused only where both are denied.
+    assert_eq!(resolves(&policy, "time.example"), "allow ntp");
+    assert_eq!(resolves(&policy, "evil.example"), "deny default Default");
+    let policy = rules("ALLOW_PUBLIC", r#"{"action": "DENY", "hosts": ["a.example"], "protocols": ["UDP"]}"#);
+    assert_eq!(resolves(&policy, "a.example"), "allow default");
+    let both = r#"{"action": "DENY", "hosts": ["a.example"], "protocols": ["UDP", "TCP"]}"#;
+    assert_eq!(resolves(&rules("ALLOW_PUBLIC", both), "a.example"), "deny rules[0] Rule");
+}
+
+#[test]
+fn what_is_protected_no_rule_opens_for_udp() {
+    let everything = r#"{"action": "ALLOW", "cidrs": ["0.0.0.0/0", "::/0"], "protocols": ["UDP"]}"#;
+    let policy = compile(&format!(r#"{{"rules": [{everything}], "protected": ["10.0.0.0/8"]}}"#));
+    assert_eq!(datagram(&policy, "192.168.0.1:1", &[]), "allow rules[0]");
+    for closed in
+        ["127.0.0.1:53", "169.254.169.254:80", "255.255.255.255:67", "224.0.0.251:5353", "[ff02::fb]:5353"]
+    {
+        assert!(datagram(&policy, closed, &[]).contains("Protected"), "{closed}");
+    }
+    assert_eq!(datagram(&policy, "10.9.8.7:1", &[]), "deny protectedNetworks[0] ProtectedNetwork");
 }

@@ -61,6 +61,8 @@ pub enum Reason {
     Default,
     /// No ALLOW rule matches, and the address is not public.
     NotPublic,
+    /// No ALLOW rule for UDP matches: no default opens it.
+    Udp,
     /// An ALLOW rule names the host, but the name leads to an address that is not public.
     PrivateName,
     /// The policy goes by names, and no name led to this address.
@@ -82,6 +84,7 @@ impl Reason {
             Self::Rule => "a DENY rule of the workspace's policy matches",
             Self::Default => "no rule of the workspace's policy allows it, and its default is DENY",
             Self::NotPublic => "the address is not public, and no rule of the workspace's policy allows it",
+            Self::Udp => "UDP other than DNS is open only where a rule of the workspace's policy names it",
             Self::PrivateName => "the host is allowed, but its address is not public",
             Self::NoName => {
                 "the policy allows hosts, and no name that it allows was resolved to this address"
@@ -102,6 +105,9 @@ impl Reason {
             Self::Rule => "change or remove that rule: a DENY beats every ALLOW",
             Self::Default | Self::NotPublic => {
                 "add an ALLOW rule for it: cordium policy get WORKSPACE, then cordium policy set WORKSPACE -f FILE"
+            }
+            Self::Udp => {
+                "add an ALLOW rule with protocols: [UDP] for it: cordium policy get WORKSPACE, then cordium policy set WORKSPACE -f FILE"
             }
             Self::PrivateName => "add the cidrs to the rule that names the host",
             Self::NoName => {

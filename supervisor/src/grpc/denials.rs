@@ -46,6 +46,7 @@ fn message(denial: Denial) -> v1::Denial {
         port: denial.port.map(u32::from).unwrap_or_default(),
         protocol: match denial.protocol {
             Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
             Protocol::Dns => "dns",
         }
         .to_owned(),

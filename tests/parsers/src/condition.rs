@@ -1,6 +1,6 @@
 //! A condition: read or refused with a place in it; what is read is answered, and fails closed.
 
-use cordium_egress::{Action, DefaultAction, Flow, Host, Moment, Policy, Rule, Said, Subject};
+use cordium_egress::{Action, DefaultAction, Flow, Host, Moment, Policy, Protocol, Rule, Said, Subject};
 
 /// Checks it.
 pub fn condition(bytes: &[u8]) {
@@ -15,7 +15,8 @@ pub fn condition(bytes: &[u8]) {
     };
     let names = [Host::parse("a.example").expect("a name")];
     let began = Moment::at(1_795_298_193);
-    let flow = Flow { address: [1, 1, 1, 1].into(), port: 443, names: &names, began };
+    let protocol = Protocol::Tcp;
+    let flow = Flow { address: [1, 1, 1, 1].into(), port: 443, protocol, names: &names, began };
     let said = Said::Name(&names[0]);
     let allowed = compiled.decide_again(&flow, said).is_allowed();
     let resolves = compiled.resolves(&names[0], began).is_allowed();
@@ -38,6 +39,7 @@ fn with(action: Action, condition: &str, default_action: DefaultAction) -> Polic
         cidrs: vec!["0.0.0.0/0".into()],
         hosts: vec![],
         ports: vec![],
+        protocols: vec![],
         condition: Some(condition.into()),
     };
     let subject = Subject { workspace: "dev".into(), user: Some("uid 0".into()), ..Subject::default() };

@@ -1,6 +1,6 @@
 //! A policy as the broker gets it.
 
-use cordium_egress::{Flow, Host, Moment, Policy, Said};
+use cordium_egress::{Action, Flow, Host, Moment, Policy, Protocol, Said};
 
 /// Checks that it is refused with a path, or compiled and asked, and the same after it was written anew.
 pub fn policy(bytes: &[u8]) {
@@ -16,8 +16,19 @@ pub fn policy(bytes: &[u8]) {
     for address in ["1.1.1.1", "10.1.2.3", "127.0.0.1", "2606:4700::1111", "64:ff9b::7f00:1"] {
         let address = address.parse().expect("an address");
         for port in [22, 443] {
-            for said in [Said::Name(&names[0]), Said::Other, Said::Unnamed, Said::Unasked] {
-                let flow = Flow { address, port, names: &names, began };
+            let udp = Flow { address, port, protocol: Protocol::Udp, names: &names, began };
+            if compiled.decide_again(&udp, Said::Other).is_allowed() {
+                let opens = |rule: &cordium_egress::Rule| {
+                    rule.action == Action::Allow && rule.protocols.contains(&Protocol::Udp)
+                };
+                assert!(policy.rules.iter().any(opens), "UDP is open, and no rule says so");
+            }
+            let asked = [Said::Name(&names[0]), Said::Other, Said::Unnamed, Said::Unasked];
+            for (protocol, said) in [Protocol::Tcp, Protocol::Udp]
+                .into_iter()
+                .flat_map(|protocol| asked.map(|said| (protocol, said)))
+            {
+                let flow = Flow { address, port, protocol, names: &names, began };
                 let allowed = compiled.decide_again(&flow, said).is_allowed();
                 let protected = ["127.0.0.1", "64:ff9b::7f00:1"].contains(&address.to_string().as_str());
                 assert!(!(allowed && protected), "{address} is reached");

@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, path::PathBuf};
 
-use cordium_egress::{Cidr, Compiled, DefaultAction, Flow, Moment, Policy, Ruling, Said};
+use cordium_egress::{Cidr, Compiled, DefaultAction, Flow, Moment, Policy, Protocol, Ruling, Said};
 use serde_json::{Value, json};
 
 use super::{
@@ -34,6 +34,9 @@ pub struct Args {
     /// The address that the hosts resolve to [default: a public one that no rule names]
     #[arg(long, value_name = "ADDRESS")]
     pub address: Option<IpAddr>,
+    /// Ask for datagrams, not connections
+    #[arg(long)]
+    pub udp: bool,
     #[command(flatten)]
     pub context: context::Args,
     #[command(flatten)]
@@ -46,12 +49,16 @@ pub fn run(args: &Args) -> Outcome {
         .map_err(|error| CliError::usage(format!("{}: {error}", args.file.display())))?;
     let mut policy = egress.policy(DefaultAction::AllowPublic, Vec::new());
     policy.context = Some(args.context.subject());
-    let at = args.context.moment();
+    let asked = Asked {
+        address: args.address,
+        protocol: if args.udp { Protocol::Udp } else { Protocol::Tcp },
+        at: args.context.moment(),
+    };
     let compiled = policy.compile().map_err(|error| CliError::usage(error.to_string()))?;
     let answers = args
         .destinations
         .iter()
-        .map(|destination| answer(&policy, &compiled, destination, args.address, at))
+        .map(|destination| answer(&policy, &compiled, destination, &asked))
         .collect::<CliResult<Vec<_>>>()?;
     match args.out.format.structured() {
         Some(format) => {
@@ -62,11 +69,20 @@ pub fn run(args: &Args) -> Outcome {
     Ok(u8::from(answers.iter().any(|answer| !answer.allowed)))
 }
 
+/// What is the same for all destinations.
+struct Asked {
+    /// Of the hosts.
+    address: Option<IpAddr>,
+    protocol: Protocol,
+    at: Moment,
+}
+
 struct Answer {
     destination: String,
     host: Option<String>,
     address: IpAddr,
     port: u16,
+    protocol: Protocol,
     allowed: bool,
     rule: String,
     reason: Option<&'static str>,
@@ -77,7 +93,7 @@ impl Answer {
     fn json(&self) -> Value {
         let mut value = json!({
             "destination": self.destination, "address": self.address, "port": self.port,
-            "allowed": self.allowed, "rule": self.rule,
+            "protocol": self.protocol.name(), "allowed": self.allowed, "rule": self.rule,
         });
         for (key, text) in [("host", self.host.as_deref()), ("reason", self.reason), ("next", self.next)] {
             if let Some(text) = text {
@@ -92,14 +108,13 @@ fn answer(
     policy: &Policy,
     compiled: &Compiled,
     destination: &Destination,
-    address: Option<IpAddr>,
-    at: Moment,
+    asked: &Asked,
 ) -> CliResult<Answer> {
-    let port = destination.port;
+    let (port, protocol, at) = (destination.port, asked.protocol, asked.at);
     let (host, address) = match &destination.target {
         Target::Address(address) => (None, *address),
         Target::Host(host) => {
-            let address = address.or_else(|| usual_address(policy)).ok_or_else(|| {
+            let address = asked.address.or_else(|| usual_address(policy)).ok_or_else(|| {
                 CliError::new(format!("the rules name every address that {host} could have"))
                     .hint("say with --address to which one it resolves")
             })?;
@@ -109,8 +124,9 @@ fn answer(
     let resolved = host.map(|host| compiled.resolves(host, at)).filter(|ruling| !ruling.is_allowed());
     let ruling = resolved.unwrap_or_else(|| {
         let names = Vec::from_iter(host.cloned());
-        let said = host.map_or(Said::Other, Said::Name);
-        compiled.decide_again(&Flow { address, port, names: &names, began: at }, said)
+        // A datagram says no name.
+        let said = host.filter(|_| protocol == Protocol::Tcp).map_or(Said::Other, Said::Name);
+        compiled.decide_again(&Flow { address, port, protocol, names: &names, began: at }, said)
     });
     let reason = match ruling {
         Ruling::Allow { .. } => None,
@@ -121,6 +137,7 @@ fn answer(
         host: host.map(ToString::to_string),
         address,
         port,
+        protocol,
         allowed: ruling.is_allowed(),
         rule: ruling.rule().to_string(),
         reason: reason.map(cordium_egress::Reason::text),
@@ -176,12 +193,16 @@ rules:
 ";
 
     fn ask(egress: &str, destination: &str, address: Option<&str>) -> String {
+        ask_by(Protocol::Tcp, egress, destination, address)
+    }
+
+    fn ask_by(protocol: Protocol, egress: &str, destination: &str, address: Option<&str>) -> String {
         let policy = cordium_spec::parse_egress(egress).unwrap().policy(DefaultAction::AllowPublic, vec![]);
         let compiled = policy.compile().unwrap();
         let destination = destination::parse(destination).unwrap();
         let address = address.map(|address| address.parse().unwrap());
-        let at = Moment::at(8 * 3600);
-        let answer = answer(&policy, &compiled, &destination, address, at).unwrap();
+        let asked = Asked { address, protocol, at: Moment::at(8 * 3600) };
+        let answer = answer(&policy, &compiled, &destination, &asked).unwrap();
         assert_eq!(answer.allowed, answer.reason.is_none());
         format!("{} {}", if answer.allowed { "allow" } else { "deny" }, answer.rule)
     }
@@ -205,6 +226,26 @@ rules:
         assert_eq!(ask(EGRESS, "github.com:443", Some("10.30.0.1")), "deny github");
         assert_eq!(ask("rules: []", "example.com:80", None), "allow default");
         assert_eq!(ask("rules: []", "192.168.0.1:80", None), "deny default");
+    }
+
+    #[test]
+    fn datagrams_pass_only_where_a_rule_names_udp() {
+        let rules = "
+defaultAction: ALLOW_PUBLIC
+rules:
+  - {name: ntp, action: ALLOW, hosts: [time.example], ports: [123], protocols: [UDP]}
+  - {name: web, action: ALLOW, hosts: [www.example], ports: [443]}
+";
+        for (destination, expected) in [
+            ("time.example:123", "allow ntp"),
+            ("time.example:124", "deny default"),
+            ("www.example:443", "deny default"),
+            ("9.9.9.9:123", "deny host-name"),
+            ("127.0.0.1:123", "deny loopback"),
+        ] {
+            assert_eq!(ask_by(Protocol::Udp, rules, destination, None), expected, "{destination}");
+        }
+        assert_eq!(ask(rules, "www.example:443", None), "allow default");
     }
 
     #[test]

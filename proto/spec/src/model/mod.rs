@@ -17,7 +17,7 @@ pub use image::{
     RepositoryDockerfile, RepositoryImage,
 };
 pub use limit::{Cpu, EffectiveLimit, Inotify, Io, Limit, Size, Swap};
-pub use network::{Credential, DefaultAction, Egress, EgressRule, Inject, Network, RuleAction};
+pub use network::{Credential, DefaultAction, Egress, EgressRule, Inject, Network, Protocol, RuleAction};
 pub use repository::{
     AdditionalRepository, CloneOptions, HttpAuthentication, Repository, RepositoryAuthentication, SecretRef,
 };

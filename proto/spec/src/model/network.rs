@@ -157,11 +157,24 @@ pub struct EgressRule {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 128), inner(range(min = 1, max = 65535)))]
     pub ports: Vec<u16>,
+    /// TCP, UDP or both. An ALLOW without any is for TCP: UDP other than DNS is open only where a rule says so, whatever
+    /// the default. A DENY without any is for both.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 2))]
+    pub protocols: Vec<Protocol>,
     /// A condition in CEL on ctx.workspace, ctx.user, ctx.request and ctx.time, such as
     /// `ctx.time.weekday in [1, 2, 3, 4, 5]`: the rule matches only where it is true, too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 4096))]
     pub condition: Option<String>,
+}
+
+/// What a rule is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Protocol {
+    Tcp,
+    Udp,
 }
 
 /// What a rule does.
@@ -199,7 +212,17 @@ impl From<&EgressRule> for egress::Rule {
             cidrs: rule.cidrs.clone(),
             hosts: rule.hosts.clone(),
             ports: rule.ports.clone(),
+            protocols: rule.protocols.iter().map(|protocol| (*protocol).into()).collect(),
             condition: rule.condition.clone(),
+        }
+    }
+}
+
+impl From<Protocol> for egress::Protocol {
+    fn from(protocol: Protocol) -> Self {
+        match protocol {
+            Protocol::Tcp => Self::Tcp,
+            Protocol::Udp => Self::Udp,
         }
     }
 }

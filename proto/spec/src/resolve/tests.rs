@@ -310,7 +310,13 @@ fn rules_of_template_and_workspace_count_alike() {
     let compiled = policy.compile().unwrap();
     let rule = |address: &str| {
         let began = cordium_egress::Moment::at(0);
-        let flow = cordium_egress::Flow { address: address.parse().unwrap(), port: 53, names: &[], began };
+        let flow = cordium_egress::Flow {
+            address: address.parse().unwrap(),
+            port: 53,
+            protocol: cordium_egress::Protocol::Tcp,
+            names: &[],
+            began,
+        };
         let ruling = compiled.decide_again(&flow, cordium_egress::Said::Unasked);
         (ruling.is_allowed(), ruling.rule().to_string())
     };

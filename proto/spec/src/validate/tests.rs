@@ -289,6 +289,11 @@ fn network_rules() {
         ("{action: ALLOW, cidrs: [10.0.0.0/8], ports: [0]}", ".ports[0]: was 0"),
         ("{action: ALLOW, cidrs: [10.0.0.0/8], ports: [65536]}", ".ports[0]: was 65536"),
         ("{action: ALLOW, cidrs: [10.0.0.0/8], ports: [1048576]}", ".ports[0]: was 1048576"),
+        ("{action: ALLOW, hosts: [a.b], protocols: [udp]}", ".protocols[0]: was \"udp\"; allowed: TCP, UDP"),
+        (
+            "{action: ALLOW, hosts: [a.b], protocols: [UDP, TCP, UDP]}",
+            ".protocols: was a list of 3; allowed: at most 2",
+        ),
         ("{action: ALLOW, hosts: ['*']}", ".hosts[0]: was \"*\"; allowed: a host name such as"),
         (
             "{action: ALLOW, hosts: [a.b, 'bücher.example']}",
@@ -317,6 +322,10 @@ fn network_rules() {
     let valid = "{hosts: ['*.Example.com', example.com.], action: ALLOW, name: our-own_1.0}";
     let spec = parse_workspace_json(&rule(valid)).unwrap();
     assert_eq!(spec.runtime.network.egress.rules[0].hosts, ["*.Example.com", "example.com."]);
+    let valid = "{hosts: [a.b], action: ALLOW, protocols: [UDP, TCP]}";
+    let policy = parse_workspace_json(&rule(valid)).unwrap().runtime.network.egress;
+    let policy = policy.policy(cordium_egress::DefaultAction::Deny, vec![]);
+    assert_eq!(policy.rules[0].protocols, [cordium_egress::Protocol::Udp, cordium_egress::Protocol::Tcp]);
     let conditional = "{hosts: [a.b], action: ALLOW, condition: 'ctx.user.name == \"uid 0\"'}";
     let rules = |count| rule(&vec![conditional; count].join(", "));
     assert!(parse_workspace_json(&rules(256)).is_ok());

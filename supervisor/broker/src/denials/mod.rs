@@ -46,6 +46,7 @@ pub struct Denial {
 #[serde(rename_all = "camelCase")]
 pub enum Protocol {
     Tcp,
+    Udp,
     Dns,
 }
 

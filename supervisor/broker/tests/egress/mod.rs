@@ -12,8 +12,8 @@ use cordium_egress::{Action, DefaultAction, Policy, Rule};
 /// A rule by its dimensions, separated by spaces.
 pub fn rule(action: Action, hosts: &str, cidrs: &str, ports: &[u16]) -> Rule {
     let words = |text: &str| text.split_whitespace().map(str::to_owned).collect();
-    let (name, condition) = (None, None);
-    Rule { name, action, cidrs: words(cidrs), hosts: words(hosts), ports: ports.to_vec(), condition }
+    let (cidrs, hosts, ports) = (words(cidrs), words(hosts), ports.to_vec());
+    Rule { name: None, action, cidrs, hosts, ports, protocols: vec![], condition: None }
 }
 
 /// DENY but for these hosts.

@@ -24,7 +24,7 @@ fn provider() -> Arc<rustls::crypto::CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-fn binding(name: &str, host: &str) -> Binding {
+pub fn binding(name: &str, host: &str) -> Binding {
     Binding {
         name: name.into(),
         hosts: vec![host.into()],

@@ -6,7 +6,7 @@
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::net::{TcpListener, UdpSocket};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
@@ -14,9 +14,11 @@ use std::time::{Duration, Instant};
 
 use cordium_broker::{
     BrokerOpts, Credentials, DNS_PORT, GATEWAY_V4, GATEWAY_V6, PREFIX, PREFIX_V6, Registered, Registration,
-    SANDBOX_V4, SANDBOX_V6, TCP_PORT, Terms, broker_main, nft_ruleset, register,
+    SANDBOX_V4, SANDBOX_V6, Sockets, TCP_PORT, Terms, UDP_PORT, broker_main, nft_ruleset, register,
 };
 use cordium_egress::Policy;
+use nix::sys::socket::{setsockopt, sockopt};
+use rustix::net::{AddressFamily, SocketType, ipproto, socket};
 
 pub const NODE: &str = "10.77.0.1";
 pub const OUTSIDE: &str = "10.77.0.2";
@@ -156,13 +158,17 @@ impl World {
             let mut nft = Command::new("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn().unwrap();
             nft.stdin.take().unwrap().write_all(nft_ruleset("gw0").as_bytes()).unwrap();
             assert!(nft.wait().unwrap().success(), "nft takes the rules");
+            run("ip", &["route", "add", "local", "default", "dev", "lo", "table", "main"]);
         });
         sandbox.run(|| {
             run("ip", &["link", "set", "eth0", "addrgenmode", "none"]);
             address("eth0", &SANDBOX_V4.to_string(), PREFIX);
             run("ip", &["route", "add", "default", "via", &GATEWAY_V4.to_string()]);
         });
-        gateway.run(|| address_v6("gw0", &GATEWAY_V6.to_string(), PREFIX_V6));
+        gateway.run(|| {
+            address_v6("gw0", &GATEWAY_V6.to_string(), PREFIX_V6);
+            run("ip", &["-6", "route", "add", "local", "default", "dev", "lo", "table", "main"]);
+        });
         sandbox.run(|| {
             address_v6("eth0", &SANDBOX_V6.to_string(), PREFIX_V6);
             run("ip", &["route", "add", "default", "via", &GATEWAY_V6.to_string()]);
@@ -192,18 +198,38 @@ impl World {
         credentials: Option<Credentials>,
         host_ports: Vec<u16>,
     ) -> Registered {
-        let socket = self.socket();
+        let path = self.socket();
         self.gateway.run(move || {
+            let udp = transparent();
+            let [raw_v4, raw_v6] = [AddressFamily::INET, AddressFamily::INET6]
+                .map(|family| socket(family, SocketType::RAW, Some(ipproto::RAW)).unwrap());
             let tcp: OwnedFd = bound(|| TcpListener::bind(("::", TCP_PORT))).into();
             nix::sys::socket::listen(&tcp, nix::sys::socket::Backlog::new(4095).unwrap()).unwrap();
-            let udp = bound(|| UdpSocket::bind(("::", DNS_PORT))).into();
-            let tcp_dns = bound(|| TcpListener::bind(("::", DNS_PORT))).into();
+            let udp_dns = bound(|| UdpSocket::bind(("::", DNS_PORT)));
+            let tcp_dns = bound(|| TcpListener::bind(("::", DNS_PORT)));
             let workspace = "ws-test".to_owned();
             let registration = Registration { workspace, gateway_v4: GATEWAY_V4, host_ports };
             let terms = Terms { policy: &policy, credentials: credentials.as_ref() };
-            register(&socket, &registration, terms, tcp, udp, tcp_dns).unwrap()
+            let sockets = Sockets {
+                tcp: tcp.as_fd(),
+                udp_dns: udp_dns.as_fd(),
+                tcp_dns: tcp_dns.as_fd(),
+                udp: udp.as_fd(),
+                raw_v4: raw_v4.as_fd(),
+                raw_v6: Some(raw_v6.as_fd()),
+            };
+            register(&path, &registration, terms, sockets).unwrap()
         })
     }
+}
+
+/// What `tproxy` gives datagrams to.
+fn transparent() -> UdpSocket {
+    let socket = bound(|| UdpSocket::bind(("::", UDP_PORT)));
+    setsockopt(&socket, sockopt::IpTransparent, &true).unwrap();
+    setsockopt(&socket, sockopt::Ipv4OrigDstAddr, &true).unwrap();
+    setsockopt(&socket, sockopt::Ipv6OrigDstAddr, &true).unwrap();
+    socket
 }
 
 /// Waits for the broker to let go of the sockets of an earlier registration.
