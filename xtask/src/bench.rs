@@ -87,7 +87,7 @@ async fn prepare(built: &std::path::Path, dir: PathBuf, user: &User, rounds: usi
         user,
         &programs,
         &dir.join("n"),
-        Options { name: "bench".to_owned(), ..Default::default() },
+        Options { name: "bench".to_owned(), host_ports: vec![network::HOST_PORT], ..Default::default() },
     )?;
     let clients = node.clients().await?;
     let peers = Peers::prepare(&dir.join("peers"), &registry.reference(images::BASE))?;

@@ -12,12 +12,16 @@
 mod compare;
 mod decisions;
 mod ground;
+mod inspected;
 mod latency;
 mod servers;
 mod throughput;
+mod update;
 mod ways;
 
 use anyhow::Result;
+
+pub use inspected::PORT as HOST_PORT;
 
 use super::{Bench, table::Row};
 
@@ -33,7 +37,11 @@ async fn over_the_wire(bench: &Bench) -> Result<Vec<Row>> {
     let (workspace, ways) = ways::open(bench, &ground).await?;
     let mut rows = throughput::rows(&ways, &servers, bench.rounds).await?;
     rows.extend(latency::rows(&ways, &servers, bench.rounds).await?);
+    if let Some(Ok(ours)) = ways.first().map(|named| &named.way) {
+        rows.extend(update::rows(bench, ways::WORKSPACE, ours).await?);
+    }
     drop(ways);
     workspace.delete().await?;
+    rows.extend(inspected::rows(bench, &ground).await?);
     Ok(rows)
 }

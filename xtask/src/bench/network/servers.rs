@@ -134,13 +134,13 @@ fn identity() -> Result<(CertificateDer<'static>, Arc<ServerConfig>)> {
 }
 
 /// One port of the server's. Dropping it closes the port.
-struct Listening {
+pub struct Listening {
     listener: TcpListener,
     acceptor: Option<JoinHandle<()>>,
 }
 
 impl Listening {
-    fn start(entry: &Entry, port: u16, serve: impl Fn(TcpStream) + Send + 'static) -> Result<Self> {
+    pub fn start(entry: &Entry, port: u16, serve: impl Fn(TcpStream) + Send + 'static) -> Result<Self> {
         let bind = || TcpListener::bind((Ipv4Addr::UNSPECIFIED, port));
         let listener = entry.run(|| bind().with_context(|| format!("listening on port {port}")))?;
         let accepting = listener.try_clone()?;

@@ -25,10 +25,13 @@ use crate::bench::{Bench, peers::one_line};
 /// A workspace's own address, in every workspace.
 const SANDBOX: Ipv4Addr = Ipv4Addr::new(100, 127, 255, 254);
 
+/// Its name.
+pub const WORKSPACE: &str = "network";
+
 /// One way to the server.
 pub struct Way {
     pub entry: Entry,
-    server: Ipv4Addr,
+    pub server: Ipv4Addr,
 }
 
 impl Way {
@@ -58,10 +61,17 @@ pub struct Named {
     _program: Option<(Daemon, Namespace)>,
 }
 
+impl Named {
+    /// A way that is there.
+    pub fn new(name: &'static str, way: Way) -> Self {
+        Self { name, way: Ok(way), _program: None }
+    }
+}
+
 /// All ways: ours, the veth pair, then those that need no privilege.
 pub async fn open(bench: &Bench, ground: &Ground) -> Result<(Workspace, Vec<Named>)> {
     let (workspace, ours) = ours(bench).await?;
-    let mut ways = vec![Named { name: "cordium", way: Ok(ours), _program: None }];
+    let mut ways = vec![Named::new("cordium", ours)];
     ways.extend(others(&bench.dir, ground)?);
     Ok((workspace, ways))
 }
@@ -80,7 +90,7 @@ fn others(logs: &Path, ground: &Ground) -> Result<[Named; 3]> {
         command
     };
     Ok([
-        Named { name: "a veth pair", way: Ok(veth), _program: None },
+        Named::new("a veth pair", veth),
         of_program(logs, "slirp4netns", "slirp4netns", slirp),
         of_program(logs, "pasta", "passt", pasta),
     ])
@@ -92,18 +102,23 @@ async fn ours(bench: &Bench) -> Result<(Workspace, Way)> {
     let egress = json!({"defaultAction": "DENY", "rules": rules});
     let rest = json!({"limit": {"memory": {"megabytes": 64}}, "runtime": {"network": {"egress": egress}}});
     let spec = spec::with_image(&bench.registry.reference(images::BASE), rest);
-    let workspace = Workspace::run(&bench.clients, "network", &spec).await?;
+    let workspace = Workspace::run(&bench.clients, WORKSPACE, &spec).await?;
+    let entry = entry_of(&workspace).await?;
+    let way = Way { entry, server: SERVER };
+    let own = way.entry.run(|| Ok(way.greet()?.local_addr()?.ip()))?;
+    ensure!(own == IpAddr::from(SANDBOX), "the workspace's address is {own}: this is not its gateway");
+    Ok((workspace, way))
+}
+
+/// The network namespace of a workspace.
+pub async fn entry_of(workspace: &Workspace) -> Result<Entry> {
     let namespace = PathBuf::from(workspace.ok("readlink /proc/self/ns/net").await?);
     let path_of = |pid| format!("/proc/{pid}/ns/net");
     let pid = processes()
         .into_iter()
         .find(|pid| fs::read_link(path_of(*pid)).is_ok_and(|link| link == namespace))
         .context("the workspace has no process")?;
-    let entry = Entry::open(path_of(pid).as_ref())?;
-    let way = Way { entry, server: SERVER };
-    let own = way.entry.run(|| Ok(way.greet()?.local_addr()?.ip()))?;
-    ensure!(own == IpAddr::from(SANDBOX), "the workspace's address is {own}: this is not its gateway");
-    Ok((workspace, way))
+    Entry::open(path_of(pid).as_ref())
 }
 
 /// The way of a program, or why it has none.
