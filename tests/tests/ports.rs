@@ -44,6 +44,10 @@ fn main() -> ExitCode {
             "without_the_token_or_by_another_name_nothing_is_reached",
             entry::without_the_token_or_by_another_name_nothing_is_reached,
         )
+        .case(
+            "a_fixed_port_outlives_the_supervisor_and_0_is_no_entry",
+            entry::a_fixed_port_outlives_the_supervisor_and_0_is_no_entry,
+        )
         .run(|| Fixture::start("ports"))
 }
 

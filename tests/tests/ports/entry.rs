@@ -1,8 +1,13 @@
 //! The HTTP entry: ports of workspaces as `http://PORT-WORKSPACE.localhost:ENTRY/`, asked byte by byte.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use cordium_tests::{Context, Fixture, Result, Workspace, ensure, ensure_eq, forward::LIMIT, json};
+use cordium_proto::v1::CreateRequest;
+use cordium_tests::{
+    Context, Fixture, Result, Workspace, ensure, ensure_eq, forward::LIMIT, json, node::Options,
+    suite::TearDown as _,
+};
+use nix::sys::signal::Signal;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -191,6 +196,23 @@ pub async fn without_the_token_or_by_another_name_nothing_is_reached(f: Arc<Fixt
             "{answer}"
         );
     }
+    // Outside the default space a workspace is named by its uid: one label, one site.
+    f.cli().ok(&["create", "space", "team"]).await?;
+    let far = Workspace::create_with(
+        &f.clients,
+        CreateRequest {
+            name: "closed".to_owned(),
+            space: "team".to_owned(),
+            spec_json: f.small(json!({})).to_string(),
+            ..Default::default()
+        },
+    )
+    .await?;
+    let elsewhere = Page::open(&f, &["closed", "3000", "--space", "team"]).await?;
+    ensure!(elsewhere.host.starts_with(&format!("3000-{}.localhost:", far.uid)), "{}", elsewhere.host);
+    let answer = elsewhere.visit().await?;
+    ensure!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    far.delete().await?;
     // What does not exist looks the same.
     let absent = Page { host: page.host.replace("closed", "absent"), ..page };
     ensure!(absent.get("/", &sent(&own)).await?.starts_with("HTTP/1.1 401 "), "it is told what exists");
@@ -231,4 +253,33 @@ pub async fn without_the_token_or_by_another_name_nothing_is_reached(f: Arc<Fixt
     ensure!(refused.code == 1 && refused.err.contains("nobody-here"), "{refused:?}");
     other.delete().await?;
     w.delete().await
+}
+
+pub async fn a_fixed_port_outlives_the_supervisor_and_0_is_no_entry(_: Arc<Fixture>) -> Result<()> {
+    let free = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    let f = Arc::new(Fixture::start_with("fixed", |o| o.config = json!({"entryPort": free})).await?);
+    let w = f.run("fixed", &f.base(super::served(SERVER, 3000))).await?;
+    let page = Page::open(&f, &["fixed", "3000"]).await?;
+    ensure_eq!(page.entry, free);
+    let with = sent(&page.cookie().await?);
+    f.node.end(Signal::SIGTERM)?;
+    f.node.launch()?;
+    let answered = async {
+        loop {
+            match page.get("/", &with).await {
+                Ok(answer) if answer.starts_with("HTTP/1.1 200 ") => return,
+                // The workspace is not taken up yet.
+                _ => tokio::time::sleep(Duration::from_millis(100)).await,
+            }
+        }
+    };
+    timeout(LIMIT, answered).await.context("the cookie is worth nothing after a restart")?;
+    f.node.end(Signal::SIGTERM)?;
+    f.node.configure(&Options { config: json!({"entryPort": 0}), ..Options::default() })?;
+    f.node.launch()?;
+    let refused = f.cli().run(&["open", "fixed", "3000"]).await?;
+    ensure!(refused.code == 1 && refused.err.contains("this node has no HTTP entry"), "{refused:?}");
+    ensure!(TcpStream::connect(("127.0.0.1", free)).await.is_err(), "it listens");
+    Workspace { clients: f.node.clients().await?, ..w }.delete().await?;
+    f.tear_down().await
 }

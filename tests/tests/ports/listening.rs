@@ -126,7 +126,9 @@ pub async fn a_published_port_is_seen_and_reached(f: Arc<Fixture>) -> Result<()>
         .await?;
     let open = told.change(8088).await?;
     ensure_eq!(open["event"], "open");
-    ensure!(open["program"].as_str().is_some_and(|program| program.contains("conmon")), "{open}");
+    // Podman opens it, and hands it to conmon.
+    let program = open["program"].as_str().unwrap_or_default();
+    ensure!(program.contains("conmon") || program.contains("podman"), "{open}");
     ensure_eq!(with_port(&listed(&f, "engine").await?, 80).len(), 0);
     let forward = Forward::begin(&f.cli(), "engine", &["0:8088"]).await?;
     let mut answer = String::new();
