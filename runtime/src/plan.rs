@@ -73,6 +73,9 @@ pub struct NetworkPlan {
     /// What is put on requests.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials: Option<cordium_broker::Credentials>,
+    /// Servers that the broker logs in to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub services: Option<cordium_broker::Services>,
     /// Ports of the node's loopback that the sandbox reaches as `host.cordium.internal`.
     pub host_ports: Vec<u16>,
 }
@@ -192,6 +195,7 @@ pub(crate) mod tests {
                 broker_socket: "/run/broker.sock".into(),
                 policy: cordium_egress::Policy::default(),
                 credentials: None,
+                services: None,
                 host_ports: vec![],
             },
             env: vec![],

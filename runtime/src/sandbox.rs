@@ -338,15 +338,19 @@ impl Sandbox {
         ended.unwrap_or_else(|| describe(None, None, false))
     }
 
-    /// Changes what the sandbox may reach and, unless they stay, the credentials that are put on its requests. In force when this
+    /// Changes what the sandbox may reach and, unless they stay, its credentials. In force when this
     /// returns.
     pub async fn set_policy(
         &self,
         policy: &cordium_egress::Policy,
-        bindings: Option<&[cordium_broker::Binding]>,
+        renewal: Option<&cordium_broker::Renewal>,
     ) -> Result<(), PolicyError> {
         let mut answers = self.inner.policy_answers.lock().await;
-        let message = ToKeeper::SetPolicy { policy: policy.clone(), bindings: bindings.map(<[_]>::to_vec) };
+        let message = ToKeeper::SetPolicy {
+            policy: policy.clone(),
+            bindings: renewal.map(|renewal| renewal.bindings.clone()),
+            services: renewal.map(|renewal| renewal.services.clone()),
+        };
         send(&mut *self.inner.writer.lock().await, &message).await.map_err(PolicyError::Send)?;
         answers.late += 1;
         let answer = async {

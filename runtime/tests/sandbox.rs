@@ -291,6 +291,7 @@ fn plan(state: &Path) -> SandboxPlan {
             broker_socket: state.join("broker.sock"),
             policy: cordium_egress::Policy::default(),
             credentials: None,
+            services: None,
             host_ports: vec![],
         },
         env: vec![("CORDIUM_TEST".into(), "1".into())],

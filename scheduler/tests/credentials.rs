@@ -167,3 +167,39 @@ async fn a_value_that_cannot_be_on_a_request_is_refused_at_the_start() {
     let refused = s.control().create(common::workspace("unknown", &unknown)).await.unwrap_err();
     assert!(refused.message().contains("nobody"), "{refused:?}");
 }
+
+#[tokio::test]
+async fn the_secret_of_a_service_goes_to_the_node_and_is_not_replaced_by_what_is_no_password() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = FakeNode::new(dir.path(), "n1", 8192);
+    let _up = node.up();
+    let s = Scheduler::up(dir.path(), &[&node]).await;
+    s.reachable("n1", true).await;
+    let spec = r#"{"limit":{"memory":{"megabytes":500}},"runtime":{"network":{"services":[
+        {"name":"db","fromSecret":"token","upstream":{"host":"db.example.com"},
+         "protocol":{"postgresql":{"user":"app"}}}]}}}"#;
+    let unknown = s.control().create(common::workspace("unknown", spec)).await.unwrap_err();
+    assert!(unknown.message().contains("token"), "{unknown:?}");
+    // What a header could not have, a password can.
+    secret(&s, "token", "pa\u{df} wort").await;
+    s.create("web", spec).await;
+    s.start("web").await.unwrap();
+    s.until_state("web", S::Running).await;
+    let start = node.with(|n| n.starts.first().cloned()).unwrap();
+    assert_eq!(&start.secrets["token"][..], "pa\u{df} wort".as_bytes());
+    let bad = UpdateRequest {
+        kind: Kind::Secret.into(),
+        r#ref: "token".into(),
+        secret_data: Some(vec![b'x'; 2000].into()),
+        ..Default::default()
+    };
+    let refused = s.control().update(bad).await.unwrap_err();
+    assert!(
+        refused.message().contains("for service \"db\"") && !refused.message().contains("xxx"),
+        "{refused:?}"
+    );
+    turn(&s, "another").await;
+    assert_eq!(&node.with(|n| n.egress.last().cloned()).unwrap().secrets["token"][..], b"another");
+    assert_eq!(delete(&s, true).await.unwrap(), Vec::<String>::new());
+    assert!(node.with(|n| n.egress.last().cloned()).unwrap().secrets.is_empty(), "revoked");
+}

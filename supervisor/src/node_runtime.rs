@@ -125,9 +125,9 @@ impl SandboxHandle for Running {
     fn set_policy<'a>(
         &'a self,
         policy: &'a cordium_egress::Policy,
-        bindings: Option<&'a [cordium_broker::Binding]>,
+        renewal: Option<&'a cordium_broker::Renewal>,
     ) -> BoxFuture<'a, Result<(), RuntimeFailure>> {
-        async move { self.0.set_policy(policy, bindings).await.map_err(|error| failed(&error)) }.boxed()
+        async move { self.0.set_policy(policy, renewal).await.map_err(|error| failed(&error)) }.boxed()
     }
 
     fn wait(&self) -> BoxFuture<'_, Ended> {

@@ -47,7 +47,7 @@ pub trait SandboxHandle: Send + Sync + 'static {
     fn set_policy<'a>(
         &'a self,
         policy: &'a cordium_egress::Policy,
-        bindings: Option<&'a [cordium_broker::Binding]>,
+        renewal: Option<&'a cordium_broker::Renewal>,
     ) -> BoxFuture<'a, Result<(), RuntimeFailure>>;
     /// Resolves when it has ended.
     fn wait(&self) -> BoxFuture<'_, Ended>;

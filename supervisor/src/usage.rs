@@ -139,7 +139,7 @@ mod tests {
         fn set_policy<'a>(
             &'a self,
             _: &'a cordium_egress::Policy,
-            _: Option<&'a [cordium_broker::Binding]>,
+            _: Option<&'a cordium_broker::Renewal>,
         ) -> BoxFuture<'a, Result<(), RuntimeFailure>> {
             async { Ok(()) }.boxed()
         }

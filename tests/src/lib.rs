@@ -23,6 +23,7 @@ pub mod node;
 pub mod oci;
 pub mod paths;
 pub mod pod;
+pub mod postgres;
 pub mod process;
 pub mod registry;
 pub mod sigv4;

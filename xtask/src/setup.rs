@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Debian packages, each with the reason why it is here.
-const PACKAGES: [(&str, &str); 23] = [
+const PACKAGES: [(&str, &str); 24] = [
     ("uidmap", "maps subordinate ids"),
     ("nftables", "the gateway's rules"),
     ("iproute2", "the gateway's links"),
@@ -43,6 +43,7 @@ const PACKAGES: [(&str, &str); 23] = [
     ("gcc", "links the programs"),
     ("qemu-system-x86", "the virtual machine with pure cgroup v2"),
     ("e2fsprogs", "the virtual machine's disks"),
+    ("postgresql", "a server that workspaces use without its password, and its client"),
 ];
 
 /// What `cordium setup` gives where there is room; `useradd` of Debian gives one.
@@ -91,7 +92,9 @@ async fn as_root() -> Result<User> {
         let update = Step { name: "apt-get update", limit: minutes(5), show: false };
         step::run(&update, &mut apt(&["-q", "update"])).await?;
         println!("missing packages: {}", missing.join(" "));
-        let mut args = vec!["-q", "-y", "--no-install-recommends", "install"];
+        no_cluster()?;
+        let mut args =
+            vec!["-q", "-y", "--no-install-recommends", "-o", "Dpkg::Options::=--force-confold", "install"];
         args.extend(&missing);
         let outcome =
             step::run(&Step { name: "apt-get install", limit: minutes(20), show: false }, &mut apt(&args))
@@ -113,6 +116,18 @@ async fn as_root() -> Result<User> {
         );
     }
     Ok(user)
+}
+
+/// Debian's package of PostgreSQL makes a cluster of databases and starts it, unless it is told not to before it comes.
+fn no_cluster() -> Result<()> {
+    let path = Path::new("/etc/postgresql-common/createcluster.conf");
+    if path.exists() {
+        return Ok(());
+    }
+    let folder = path.parent().unwrap_or(path);
+    std::fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
+    std::fs::write(path, "create_main_cluster = false\n")
+        .with_context(|| format!("writing {}", path.display()))
 }
 
 fn cordium_setup(programs: &Path, user: &User) -> Result<()> {

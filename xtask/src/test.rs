@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// The end-to-end groups: test targets of `cordium-tests`, in the order in which they run.
-const GROUPS: [&str; 30] = [
+const GROUPS: [&str; 31] = [
     "lifecycle",
     "runtime",
     "sandbox",
@@ -44,6 +44,7 @@ const GROUPS: [&str; 30] = [
     "confinement",
     "egress",
     "credentials",
+    "services",
 ];
 
 #[derive(clap::Args)]

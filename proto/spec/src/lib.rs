@@ -41,7 +41,7 @@ mod validate;
 mod vars;
 
 pub use argv::split_command;
-pub use cordium_egress::binding;
+pub use cordium_egress::{binding, service};
 pub use error::SpecError;
 pub use model::*;
 pub use parse::{

@@ -59,6 +59,7 @@ pub(crate) fn runtime(below: &Runtime, above: &Runtime) -> Runtime {
                 rules: append(&egress.0.rules, &egress.1.rules),
             },
             credentials: append(&below.network.credentials, &above.network.credentials),
+            services: append(&below.network.services, &above.network.services),
             extra_roots: append(&below.network.extra_roots, &above.network.extra_roots),
         },
         filesystem: Filesystem { read_only: above.filesystem.read_only.or(below.filesystem.read_only) },

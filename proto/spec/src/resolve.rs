@@ -111,11 +111,13 @@ pub fn secret_names(spec: &WorkspaceSpec) -> BTreeSet<String> {
     let passwords = repositories.filter_map(|repository| repository.authentication.as_ref());
     let env = spec.runtime.env_vars.iter().filter_map(|env| env.from_secret.as_ref());
     let credentials = spec.runtime.network.credentials.iter().map(|credential| &credential.from_secret);
+    let services = spec.runtime.network.services.iter().map(|service| &service.from_secret);
     registry
         .into_iter()
         .chain(passwords.map(|auth| &auth.http.password.from_secret))
         .chain(env)
         .chain(credentials)
+        .chain(services)
         .cloned()
         .collect()
 }

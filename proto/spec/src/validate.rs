@@ -13,6 +13,7 @@ mod names;
 mod network;
 mod repository;
 mod runtime;
+mod service;
 mod spec;
 mod task;
 mod text;

@@ -192,9 +192,9 @@ fn start(
         gateway_v4: cordium_broker::GATEWAY_V4,
         host_ports: plan.network.host_ports.clone(),
     };
-    let NetworkPlan { policy, credentials, .. } = plan.network.clone();
-    let egress =
-        serve::Egress { socket: paths.broker_socket(), registration, policy, credentials, listeners };
+    let NetworkPlan { policy, credentials, services, .. } = plan.network.clone();
+    let socket = paths.broker_socket();
+    let egress = serve::Egress { socket, registration, policy, credentials, services, listeners };
     let registered = egress.register()?;
     clock.mark("broker");
     let born_inside = stay.as_ref().is_some_and(Stay::is_in_unified);

@@ -34,6 +34,9 @@ pub(crate) enum ToKeeper {
     SetPolicy {
         policy: cordium_egress::Policy,
         bindings: Option<Vec<cordium_broker::Binding>>,
+        /// Likewise, the services.
+        #[serde(default)]
+        services: Option<Vec<cordium_broker::Service>>,
     },
     /// End every process in the sandbox now.
     Kill,

@@ -10,7 +10,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cordium_broker::{Binding, Credentials, RegisterError, Registered, Registration, Terms, check_policy};
+use cordium_broker::{
+    Credentials, RegisterError, Registered, Registration, Renewal, Services, Terms, check_policy,
+};
 use cordium_egress::Policy;
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -38,6 +40,8 @@ pub(crate) struct Egress {
     pub(crate) policy: Policy,
     /// The authority is the plan's; the bindings are until a supervisor sets others, perhaps none.
     pub(crate) credentials: Option<Credentials>,
+    /// Their secrets are those that a supervisor set last.
+    pub(crate) services: Option<Services>,
     pub(crate) listeners: Listeners,
 }
 
@@ -46,15 +50,20 @@ impl Egress {
         cordium_broker::register(
             &self.socket,
             &self.registration,
-            terms(&self.policy, self.credentials.as_ref()),
+            terms(&self.policy, self.credentials.as_ref(), self.services.as_ref()),
             self.listeners.sockets(),
         )
     }
 }
 
 /// The broker takes no empty list of bindings.
-fn terms<'a>(policy: &'a Policy, credentials: Option<&'a Credentials>) -> Terms<'a> {
-    Terms { policy, credentials: credentials.filter(|credentials| !credentials.bindings.is_empty()) }
+fn terms<'a>(
+    policy: &'a Policy,
+    credentials: Option<&'a Credentials>,
+    services: Option<&'a Services>,
+) -> Terms<'a> {
+    let credentials = credentials.filter(|credentials| !credentials.bindings.is_empty());
+    Terms { policy, credentials, services }
 }
 
 /// A sandbox whose agent runs.
@@ -244,8 +253,10 @@ impl Keeper {
         loop {
             match connection.receive() {
                 Ok(ToKeeper::Kill) => self.kill(),
-                Ok(ToKeeper::SetPolicy { policy, bindings }) => {
-                    let error = self.set_policy(policy, bindings).err();
+                Ok(ToKeeper::SetPolicy { policy, bindings, services }) => {
+                    let renewal =
+                        bindings.map(|bindings| Renewal { bindings, services: services.unwrap_or_default() });
+                    let error = self.set_policy(policy, renewal).err();
                     if connection.send(&FromKeeper::PolicySet { error }).is_err() {
                         return false;
                     }
@@ -259,13 +270,17 @@ impl Keeper {
         }
     }
 
-    /// Has the broker go by another policy and other bindings, now and whenever it is registered with again. Why not, in words.
-    fn set_policy(&mut self, mut policy: Policy, bindings: Option<Vec<Binding>>) -> Result<(), String> {
+    /// Has the broker go by another policy and other credentials, now and whenever it is registered with again. Why not, in words.
+    fn set_policy(&mut self, mut policy: Policy, renewal: Option<Renewal>) -> Result<(), String> {
         // Whose flows these are stays what it was at the start.
         policy.context = self.egress.policy.context.clone();
         check_policy(&policy)?;
         let mut credentials = self.egress.credentials.clone();
-        if let Some(bindings) = bindings {
+        let mut services = self.egress.services.clone();
+        if let Some(Renewal { bindings, services: renewed }) = renewal {
+            if let Some(services) = &mut services {
+                services.services = renewed;
+            }
             match &mut credentials {
                 Some(credentials) => credentials.bindings = bindings,
                 None if bindings.is_empty() => {}
@@ -274,8 +289,9 @@ impl Keeper {
                 }
             }
         }
-        let terms = terms(&policy, credentials.as_ref());
+        let terms = terms(&policy, credentials.as_ref(), services.as_ref());
         terms.credentials.map_or(Ok(()), Credentials::check).map_err(|error| error.to_string())?;
+        terms.services.map_or(Ok(()), Services::check).map_err(|error| error.to_string())?;
         if let Some(registered) = &self.registered {
             match registered.set_policy(terms) {
                 Ok(()) => {}
@@ -290,6 +306,7 @@ impl Keeper {
         }
         self.egress.policy = policy;
         self.egress.credentials = credentials;
+        self.egress.services = services;
         Ok(())
     }
 

@@ -3,7 +3,10 @@
 use std::collections::{BTreeSet, HashMap};
 
 use cordium_proto::v1::Kind;
-use cordium_spec::binding::{check_value, trimmed};
+use cordium_spec::{
+    binding::{check_value, trimmed},
+    service::check_secret,
+};
 use rusqlite::Connection;
 
 use crate::{
@@ -61,7 +64,7 @@ pub fn open(
     Ok(values)
 }
 
-/// The values that are put on the requests of a run, as far as there still are any.
+/// The values that are put on the requests of a run, or used for its services, as far as there still are any.
 pub fn of_run(
     conn: &Connection,
     cipher: &Cipher,
@@ -76,17 +79,31 @@ pub fn of_run(
     open(conn, cipher, &ws.record.space, &names)
 }
 
-/// Whether a value can be put on requests. One that cannot must not replace one that is.
-pub fn check_for_requests(name: &str, data: &[u8]) -> Result<(), ApiError> {
-    check_value(trimmed(data)).map_err(|error| {
+/// Whether a value can be what running workspaces have it for. One that cannot must not replace one that is.
+pub fn check_for_runs(conn: &Connection, record: &Record, data: &[u8]) -> Result<(), ApiError> {
+    let (name, data) = (&record.name, trimmed(data));
+    let wrong = |used: &str, problem: &str| {
         ApiError::invalid(format!(
-            "secret_data: of {name:?}, which running workspaces have on their requests: {}",
-            error.problem
+            "secret_data: of {name:?}, which running workspaces have {used}: {problem}"
         ))
-    })
+    };
+    for ws in workspaces::list(conn, &record.space, "")? {
+        if !is_active(&ws.status) {
+            continue;
+        }
+        let network = cordium_spec::parse_resolved_json(&ws.run_spec)?.runtime.network;
+        if network.credentials.iter().any(|credential| credential.from_secret == *name) {
+            check_value(data).map_err(|error| wrong("on their requests", &error.problem))?;
+        }
+        for service in network.services.iter().filter(|service| service.from_secret == *name) {
+            let used = format!("for service {:?}", service.name);
+            check_secret(service.kind(), data).map_err(|error| wrong(&used, &error.problem))?;
+        }
+    }
+    Ok(())
 }
 
-/// The runs that put this secret on requests, noted as still to be told of a change.
+/// The runs that have this secret on requests or for services, noted as still to be told of a change.
 pub fn changed(conn: &Connection, record: &Record) -> Result<Vec<(String, String)>, ApiError> {
     let mut runs = Vec::new();
     for ws in workspaces::list(conn, &record.space, "")? {
@@ -100,7 +117,9 @@ pub fn changed(conn: &Connection, record: &Record) -> Result<Vec<(String, String
 
 fn credential_secrets(ws: &Workspace) -> Result<BTreeSet<String>, ApiError> {
     let spec = cordium_spec::parse_resolved_json(&ws.run_spec)?;
-    Ok(spec.runtime.network.credentials.into_iter().map(|credential| credential.from_secret).collect())
+    let network = spec.runtime.network;
+    let credentials = network.credentials.into_iter().map(|credential| credential.from_secret);
+    Ok(credentials.chain(network.services.into_iter().map(|service| service.from_secret)).collect())
 }
 
 /// Finds out at once, not at the first start, that the key is another one.

@@ -52,7 +52,7 @@ pub async fn update(core: &Arc<Core>, request: UpdateRequest) -> Result<Resource
                 secrets::put(tx, &cipher, &record, &data)?;
                 runs = secrets::changed(tx, &record)?;
                 if !runs.is_empty() {
-                    secrets::check_for_requests(&record.name, &data)?;
+                    secrets::check_for_runs(tx, &record, &data)?;
                 }
             }
             let resource = match kind {

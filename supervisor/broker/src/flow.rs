@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
 use crate::denials::{Denial, Protocol, Ring, What, Why};
+use crate::dns::Upstreams;
 use crate::end::{End, reset};
 use crate::inspect::{self, Inspection};
 use crate::limiter::Limiter;
@@ -21,6 +22,7 @@ use crate::node;
 use crate::pins::Pins;
 use crate::policy::{Decision, Rules, why};
 use crate::said::{Spoken, begins_tls, hear};
+use crate::service;
 use crate::splice::{Activity, Pipes, copy};
 
 /// Open flows of one workspace, where the limit of descriptors leaves room.
@@ -29,8 +31,8 @@ const MAX_FLOWS: usize = 10_000;
 pub(crate) const MAX_INSPECTED: usize = 128;
 const DIAL: Duration = Duration::from_secs(15);
 /// RFC 5382 asks a translator to keep an idle connection for two hours and four minutes.
-const IDLE: Duration = Duration::from_secs(2 * 3600 + 240);
-const HALF_CLOSED_IDLE: Duration = Duration::from_secs(900);
+pub(crate) const IDLE: Duration = Duration::from_secs(2 * 3600 + 240);
+pub(crate) const HALF_CLOSED_IDLE: Duration = Duration::from_secs(900);
 /// Pause after a failed accept, when descriptors or memory have run out.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -46,6 +48,9 @@ pub(crate) struct Flows {
     pub limit: usize,
     /// Those that may be inspected at once.
     pub inspected: Semaphore,
+    /// Finds the servers of services.
+    pub upstreams: Arc<Upstreams>,
+    pub services: service::Shared,
 }
 
 /// What a flow holds at most: two connections, and a pipe in each direction while the other side does not take its bytes.
@@ -84,7 +89,7 @@ impl Flows {
         }
     }
 
-    fn denied(&self, destination: Option<SocketAddr>, names: &[Host], why: Why) -> Arc<Denial> {
+    pub(crate) fn denied(&self, destination: Option<SocketAddr>, names: &[Host], why: Why) -> Arc<Denial> {
         self.ring.add(&What { names, destination, protocol: Protocol::Tcp }, why)
     }
 
@@ -96,6 +101,14 @@ impl Flows {
                 return debug!(workspace = self.workspace, %error, "a flow without a destination");
             }
         };
+        match self.rules.service_at(destination) {
+            Some(Ok(ready)) => return service::serve(self, &ready, client, destination).await,
+            Some(Err((host, why))) => {
+                let denial = self.denied(Some(destination), &[host], why);
+                return client.refuse(&denial, false).await;
+            }
+            None => {}
+        }
         let mut changes = self.rules.changes();
         let names = match self.rules.mapped_name(destination) {
             Some(name) => Arc::from([name]),
@@ -302,7 +315,7 @@ impl Flow<'_> {
 /// Tells of new policies.
 type Changes = tokio::sync::watch::Receiver<Arc<cordium_egress::Compiled>>;
 
-fn keep_alive(stream: &TcpStream) -> io::Result<()> {
+pub(crate) fn keep_alive(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     sockopt::set_socket_keepalive(stream, true)?;
     sockopt::set_tcp_keepidle(stream, Duration::from_secs(60))?;
@@ -311,12 +324,12 @@ fn keep_alive(stream: &TcpStream) -> io::Result<()> {
 }
 
 /// Returns when the connection has failed, even while nobody reads from it or writes to it.
-async fn failed(stream: &TcpStream) {
+pub(crate) async fn failed(stream: &TcpStream) {
     // An error of this wait is a failure too.
     let _ = stream.ready(Interest::ERROR).await;
 }
 
-async fn dial(target: SocketAddr) -> io::Result<TcpStream> {
+pub(crate) async fn dial(target: SocketAddr) -> io::Result<TcpStream> {
     let socket = if target.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     socket.connect(target).await
 }

@@ -29,6 +29,7 @@ mod policy_file;
 mod said;
 mod seccomp;
 mod server;
+mod service;
 mod splice;
 mod sys;
 pub mod system_calls;
@@ -42,7 +43,8 @@ pub use denials::{Denial, Denials, Protocol, WatchError, watch as watch_denials}
 pub use inspect::{Authority, AuthorityError, Binding, Credentials, CredentialsError, Inject, Secret};
 pub use main_loop::broker_main;
 pub use nft::{nft_ruleset, nft_ruleset_without_udp};
-pub use policy_file::{MAX_POLICY, PolicyFileError, Terms, check_policy};
+pub use policy_file::{MAX_POLICY, PolicyFileError, Renewal, Terms, check_policy};
+pub use service::{Place, Protocol as ServiceProtocol, Service, Services};
 pub use wire::{PROTOCOL_VERSION, Registration};
 
 /// Address of the gateway end of the veth pair; the same in every workspace.

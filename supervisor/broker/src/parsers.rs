@@ -41,7 +41,7 @@ pub enum Asked {
 
 /// Reads a query; `answer` is what an upstream would say to it.
 pub fn dns(query: &[u8], answer: &[u8]) -> Asked {
-    match dns::act(query, crate::GATEWAY_V4) {
+    match dns::act(query, crate::GATEWAY_V4, |_| None) {
         dns::Action::Ignore => Asked::Ignored,
         dns::Action::Reply(reply) => Asked::Answered(reply),
         dns::Action::Forward(question) => {

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 
 use crate::denials::Why;
 use crate::inspect::Inspection;
+use crate::service;
 use crate::wire::Registration;
 
 #[derive(Debug, PartialEq, Eq)]
@@ -33,6 +34,7 @@ pub(crate) struct Rules {
     host_ports: BTreeSet<u16>,
     policy: watch::Sender<Arc<Compiled>>,
     inspection: watch::Sender<Option<Arc<Inspection>>>,
+    services: watch::Sender<Option<Arc<service::Table>>>,
 }
 
 impl Rules {
@@ -42,6 +44,7 @@ impl Rules {
             host_ports: registration.host_ports.iter().copied().collect(),
             policy: watch::Sender::new(Arc::new(policy)),
             inspection: watch::Sender::new(inspection.map(Arc::new)),
+            services: watch::Sender::new(None),
         }
     }
 
@@ -53,6 +56,69 @@ impl Rules {
     pub(crate) fn set(&self, policy: Compiled, inspection: Option<Inspection>) {
         self.inspection.send_replace(inspection.map(Arc::new));
         self.policy.send_replace(Arc::new(policy));
+    }
+
+    /// From here on these are the workspace's services; connections to those that are no more are told.
+    pub(crate) fn set_services(&self, services: Option<service::Table>) {
+        self.services.send_replace(services.map(Arc::new));
+    }
+
+    /// Where the name of a service leads inside.
+    pub(crate) fn service_address(&self, name: &Host) -> Option<Ipv4Addr> {
+        self.services.borrow().as_ref()?.address(name)
+    }
+
+    /// The service that a flow is to, if it is to one; why not, if it is to the address of one.
+    pub(crate) fn service_at(
+        &self,
+        destination: SocketAddr,
+    ) -> Option<Result<Arc<service::Ready>, (Host, Why)>> {
+        let found = self.services.borrow().as_ref()?.at(destination)?;
+        let reason = "no service of the workspace has this port";
+        Some(found.map_err(|host| (host, why("services", reason, "connect to the port that the spec names"))))
+    }
+
+    /// Returns when the service's credential has been taken away.
+    pub(crate) async fn unserved(&self, name: &str) {
+        let serves =
+            |table: &Option<Arc<service::Table>>| table.as_ref().is_some_and(|table| table.serves(name));
+        let mut changes = self.services.subscribe();
+        if changes.wait_for(|table| !serves(table)).await.is_err() {
+            std::future::pending().await
+        }
+    }
+
+    /// Whether the node's loopback may be the upstream of a service at this port.
+    pub(crate) fn may_serve_node(&self, port: u16) -> Result<(), Why> {
+        match self.decide((self.gateway, port).into(), &[], SystemTime::now().into(), |_| false) {
+            Decision::Deny(why) => Err(why),
+            Decision::Allow(_) | Decision::Ask(_) => Ok(()),
+        }
+    }
+
+    /// Whether the upstream of a service may have this address. The spec names it, which is what an ALLOW is elsewhere; what the
+    /// node protects and what a DENY names stays closed.
+    pub(crate) fn may_serve(
+        &self,
+        upstream: SocketAddr,
+        name: Option<&Host>,
+        is_node: impl Fn(IpAddr) -> bool,
+    ) -> Result<(), Why> {
+        let names = name.map(std::slice::from_ref).unwrap_or_default();
+        let began = SystemTime::now().into();
+        let (address, port) = (upstream.ip().to_canonical(), upstream.port());
+        if protected(address).is_none() && spellings(address).into_iter().flatten().any(is_node) {
+            return Err(own());
+        }
+        let said = name.map_or(Said::Other, Said::Name);
+        match self.policy().decide_again(&Flow { address, port, protocol: Protocol::Tcp, names, began }, said)
+        {
+            Ruling::Deny {
+                rule,
+                reason: reason @ (Reason::Rule | Reason::Protected(_) | Reason::ProtectedNetwork),
+            } => Err(why_denied(&rule.to_string(), reason)),
+            Ruling::Deny { .. } | Ruling::Allow { .. } => Ok(()),
+        }
     }
 
     /// The workspace's credentials, if it has any.
@@ -203,13 +269,18 @@ fn never((address, port): (IpAddr, u16), is_node: impl Fn(IpAddr) -> bool) -> Re
         return Err(why("port", "port 0 does not exist", "connect to another port"));
     }
     if protected(address).is_none() && spellings(address).into_iter().flatten().any(is_node) {
-        return Err(why(
-            "node",
-            "the address is one of the node's own",
-            "no policy opens it; a port of the node itself is opened with hostPorts",
-        ));
+        return Err(own());
     }
     Ok(())
+}
+
+/// No workspace reaches the node's own addresses.
+fn own() -> Why {
+    why(
+        "node",
+        "the address is one of the node's own",
+        "no policy opens it; a port of the node itself is opened with hostPorts",
+    )
 }
 
 pub(crate) fn why(rule: &str, reason: &'static str, next: &'static str) -> Why {

@@ -9,12 +9,13 @@ use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, memfd_
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use crate::inspect::{Credentials, MAX_CREDENTIALS};
+use crate::inspect::{Binding, Credentials, MAX_CREDENTIALS};
+use crate::service::{MAX_TERMS, Service, Services};
 
 /// The longest policy, in bytes of JSON.
 pub const MAX_POLICY: u64 = cordium_egress::MAX_BYTES as u64;
-/// With room for the names of the two.
-const MAX_FILE: u64 = MAX_POLICY + MAX_CREDENTIALS + 64;
+/// With room for the names of the three.
+const MAX_FILE: u64 = MAX_POLICY + MAX_CREDENTIALS + MAX_TERMS + 64;
 const NAME: &str = "cordium-policy";
 
 #[derive(Debug, thiserror::Error)]
@@ -23,7 +24,7 @@ pub enum PolicyFileError {
     Write(io::Error),
     #[error("the policy takes {size} bytes; at most {MAX_POLICY} are sent")]
     TooLong { size: u64 },
-    #[error("the credentials take {size} bytes; at most {MAX_CREDENTIALS} are sent")]
+    #[error("credentials and services take {size} bytes; at most {} are sent", MAX_CREDENTIALS + MAX_TERMS)]
     CredentialsTooLong { size: u64 },
     #[error("the policy's descriptor is not a sealed memory file")]
     NotSealed,
@@ -41,12 +42,21 @@ pub struct Terms<'a> {
     /// Without any, no connection is looked into.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub credentials: Option<&'a Credentials>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub services: Option<&'a Services>,
 }
 
 impl<'a> From<&'a Policy> for Terms<'a> {
     fn from(policy: &'a Policy) -> Self {
-        Self { policy, credentials: None }
+        Self { policy, credentials: None, services: None }
     }
+}
+
+/// What takes the place of a run's credentials when a secret has changed: all of them, as they are now.
+#[derive(Clone, Debug, Default)]
+pub struct Renewal {
+    pub bindings: Vec<Binding>,
+    pub services: Vec<Service>,
 }
 
 /// [`Terms`] as they arrive.
@@ -55,6 +65,7 @@ impl<'a> From<&'a Policy> for Terms<'a> {
 pub(crate) struct Received {
     pub policy: Policy,
     pub credentials: Option<Credentials>,
+    pub services: Option<Services>,
 }
 
 /// Whether a broker would take this policy; why not, in words.
@@ -178,13 +189,13 @@ mod tests {
         }))
         .unwrap();
         let policy = policy(1);
-        let terms = Terms { policy: &policy, credentials: Some(&credentials) };
+        let terms = Terms { policy: &policy, credentials: Some(&credentials), services: None };
         let received = read(write(&terms).unwrap()).unwrap();
         assert!(!format!("{received:?}").contains("hunter2"));
         let bindings = received.credentials.unwrap().bindings;
         assert_eq!((bindings.len(), bindings[0].value.expose()), (1, &b"hunter2"[..]));
-        credentials.extra_roots = vec!["x".repeat(1 << 20); 6];
-        let terms = Terms { policy: &policy, credentials: Some(&credentials) };
+        credentials.extra_roots = vec!["x".repeat(1 << 20); 8];
+        let terms = Terms { policy: &policy, credentials: Some(&credentials), services: None };
         assert!(matches!(write(&terms), Err(PolicyFileError::CredentialsTooLong { .. })));
     }
 

@@ -23,6 +23,7 @@ use crate::limiter::Limiter;
 use crate::pins::Pins;
 use crate::policy::Rules;
 use crate::policy_file;
+use crate::service;
 use crate::splice::Pipes;
 use crate::udp::{Back, Relay};
 use crate::wire::{DESCRIPTORS, Hello, MAX_MESSAGE, Registration, Reply, Update};
@@ -111,18 +112,20 @@ async fn accept(listener: &AsyncFd<OwnedFd>) -> io::Result<AsyncFd<OwnedFd>> {
 }
 
 async fn serve_keeper(connection: AsyncFd<OwnedFd>, shared: &Shared) {
-    let (registration, (policy, inspection), sockets) = match handshake(&connection, &shared.roots).await {
-        Ok(registered) => registered,
-        Err(error) => {
-            warn!(%error, "registration refused");
-            // Told if the peer still listens; it is refused either way.
-            let _ = answer(&connection, &Reply::Error(error.to_string()));
-            return;
-        }
-    };
+    let (registration, (policy, inspection, services), sockets) =
+        match handshake(&connection, &shared.roots).await {
+            Ok(registered) => registered,
+            Err(error) => {
+                warn!(%error, "registration refused");
+                // Told if the peer still listens; it is refused either way.
+                let _ = answer(&connection, &Reply::Error(error.to_string()));
+                return;
+            }
+        };
     let workspace = registration.workspace.clone();
     info!(workspace, host_ports = ?registration.host_ports, "workspace registered");
     let rules = Arc::new(Rules::new(&registration, policy, inspection));
+    rules.set_services(services);
     let ring = shared.rings.open(&workspace);
     let mut tasks = start(registration.workspace, Arc::clone(&rules), Arc::clone(&ring), sockets, shared);
     updates(&connection, &workspace, &rules, &shared.roots).await;
@@ -138,7 +141,8 @@ async fn updates(connection: &AsyncFd<OwnedFd>, workspace: &str, rules: &Rules, 
             return;
         }
         let reply = match update(&message, descriptors, roots) {
-            Ok((policy, inspection)) => {
+            Ok((policy, inspection, services)) => {
+                rules.set_services(services);
                 rules.set(policy, inspection);
                 info!(workspace, "policy changed");
                 Reply::Ok
@@ -154,8 +158,8 @@ async fn updates(connection: &AsyncFd<OwnedFd>, workspace: &str, rules: &Rules, 
     }
 }
 
-/// A policy, and credentials if there are any, ready for decisions.
-type Ready = (Compiled, Option<Inspection>);
+/// A policy, and credentials and services if there are any, ready for decisions.
+type Ready = (Compiled, Option<Inspection>, Option<service::Table>);
 
 fn update(message: &[u8], descriptors: Vec<OwnedFd>, roots: &Roots) -> Result<Ready, String> {
     let Update::SetPolicy =
@@ -174,7 +178,12 @@ fn compile(file: OwnedFd, roots: &Roots) -> Result<Ready, String> {
         .map(|credentials| Inspection::new(credentials, roots))
         .transpose()
         .map_err(|error| format!("the credentials are not valid: {error}"))?;
-    Ok((policy, inspection))
+    let services = received
+        .services
+        .map(|services| service::Table::new(services, roots))
+        .transpose()
+        .map_err(|error| format!("the services are not valid: {error}"))?;
+    Ok((policy, inspection, services))
 }
 
 async fn handshake(
@@ -258,6 +267,8 @@ fn start(
         log: Limiter::new(),
         limit: shared.flow_limit,
         inspected: Semaphore::new(MAX_INSPECTED),
+        upstreams: Arc::clone(&shared.upstreams),
+        services: service::Shared::default(),
     });
     let mut tasks = JoinSet::new();
     tasks.spawn(flows.serve(sockets.tcp));

@@ -4,6 +4,7 @@
 mod egress;
 mod inspect;
 mod ipv6;
+mod services;
 mod support;
 mod udp;
 

@@ -24,6 +24,7 @@ mod protocol;
 mod public;
 #[cfg(test)]
 mod semantics;
+pub mod service;
 mod verdict;
 
 pub use address::spellings;

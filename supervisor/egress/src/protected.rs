@@ -30,6 +30,7 @@ const TABLE: &[Protected] = &[
     v4(0, 0, 0, 0, 8, "unspecified", "0.0.0.0/8 means this node"),
     v4(127, 0, 0, 0, 8, "loopback", "the node's loopback"),
     v4(100, 127, 255, 252, 30, "gateway", "the gateway network belongs to the broker"),
+    v4(100, 127, 255, 64, 26, "services", "no service of the workspace is at this address"),
     v4(100, 100, 100, 200, 32, "metadata", METADATA),
     v4(168, 63, 129, 16, 32, "metadata", METADATA),
     v4(192, 0, 0, 192, 32, "metadata", METADATA),

@@ -1,11 +1,11 @@
 //! What is put on a workspace's requests: the values go to the broker, the workspace gets placeholders.
 
-use cordium_broker::{Authority, Binding, Credentials, Secret};
+use cordium_broker::{Authority, Binding, Credentials, Renewal, Secret};
 use cordium_egress::binding::trimmed;
 use cordium_proto::v1::EnvVar;
 use cordium_spec::{Credential, Network, WorkspaceSpec};
 
-use super::Secrets;
+use super::{Secrets, services};
 use crate::request_error::RequestError;
 
 /// The credentials of a run that begins, with an authority of its own. Every value must be there.
@@ -30,8 +30,13 @@ pub(super) fn credentials(
     Ok(Some(credentials))
 }
 
+/// The credentials of a run as they are now.
+pub fn renewal(spec: &WorkspaceSpec, secrets: &Secrets) -> Result<Renewal, RequestError> {
+    Ok(Renewal { bindings: bindings(spec, secrets)?, services: services::terms(spec, secrets) })
+}
+
 /// The bindings of a run, as far as there is a value. A credential without one is revoked.
-pub fn bindings(spec: &WorkspaceSpec, secrets: &Secrets) -> Result<Vec<Binding>, RequestError> {
+fn bindings(spec: &WorkspaceSpec, secrets: &Secrets) -> Result<Vec<Binding>, RequestError> {
     let mut bindings = Vec::new();
     for (index, credential) in spec.runtime.network.credentials.iter().enumerate() {
         if let Some(value) = secrets.find(&credential.from_secret) {

@@ -8,13 +8,14 @@ mod credentials;
 mod main_process;
 mod prepare;
 mod sandbox;
+mod services;
 mod spec;
 
 use std::collections::{BTreeMap, HashMap};
 
 use cordium_proto::v1::{Limit, PrepareRequest};
 
-pub use credentials::bindings;
+pub use credentials::renewal;
 pub use prepare::finish_prepare;
 pub use sandbox::sandbox_plan;
 pub use spec::{Asked, check_id, run_plan};
@@ -65,6 +66,8 @@ pub struct RunPlan {
     pub egress: cordium_spec::Egress,
     /// What is put on its requests.
     pub credentials: Option<cordium_broker::Credentials>,
+    /// Servers that the broker logs in to for it.
+    pub services: Option<cordium_broker::Services>,
     /// Whose flows these are.
     pub subject: cordium_egress::Subject,
     /// What is mounted from the node's volumes, outer ones first.

@@ -30,6 +30,7 @@ pub fn sandbox_plan(plan: &RunPlan, layers: Layers, ids: IdMap, context: &Contex
             broker_socket: settings.broker_socket.clone(),
             policy: Policy { context: Some(plan.subject.clone()), ..settings.policy(&plan.egress) },
             credentials: plan.credentials.clone(),
+            services: plan.services.clone(),
             host_ports: settings.host_ports.clone(),
         },
         env: Vec::new(),

@@ -13,6 +13,7 @@ use cordium_spec::{self as schema, ImageSource, WorkspaceSpec};
 use super::{
     RunPlan, Secrets,
     credentials::{credentials, placeholders},
+    services::services,
 };
 use crate::{images::Login, request_error::RequestError, volumes::VolumeMount};
 
@@ -117,6 +118,7 @@ pub fn run_plan(
         warnings.push(format!("the size of volume {name:?}, {size_mib} MiB, is not enforced on this node"));
     }
     let credentials = credentials(&asked.name, spec, secrets)?;
+    let services = services(spec, secrets)?;
     let mut prepare = prepare(asked, spec, secrets).map_err(RequestError::Invalid)?;
     if let Some(credentials) = &credentials {
         prepare.trust_anchor_pem = credentials.authority.certificate.clone();
@@ -129,6 +131,7 @@ pub fn run_plan(
         capabilities: capabilities(&runtime.capabilities),
         egress: runtime.network.egress.clone(),
         credentials,
+        services,
         subject: cordium_egress::Subject {
             workspace: asked.name.clone(),
             uid: asked.uid.clone(),

@@ -14,7 +14,7 @@ const EGRESS: &str = r#"{"defaultAction":"DENY"}"#;
 
 fn values(world: &World) -> Vec<Vec<String>> {
     let name = |binding: &cordium_broker::Binding| format!("{} {}", binding.name, binding.placeholder);
-    world.bindings.lock().unwrap().iter().map(|bindings| bindings.iter().map(name).collect()).collect()
+    world.renewals.lock().unwrap().iter().map(|renewal| renewal.bindings.iter().map(name).collect()).collect()
 }
 
 #[tokio::test]

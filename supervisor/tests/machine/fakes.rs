@@ -72,9 +72,10 @@ pub struct World {
     /// Policies that running sandboxes were given, those at their start too.
     pub policies: Mutex<Vec<cordium_egress::Policy>>,
     /// Those that running sandboxes were given.
-    pub bindings: Mutex<Vec<Vec<cordium_broker::Binding>>>,
+    pub renewals: Mutex<Vec<cordium_broker::Renewal>>,
     /// Those that sandboxes began with.
     pub credentials: Mutex<Vec<Option<cordium_broker::Credentials>>>,
+    pub services: Mutex<Vec<Option<cordium_broker::Services>>>,
     /// The ids of each sandbox that was started.
     pub ids: Mutex<HashMap<String, IdMap>>,
 }
@@ -127,15 +128,15 @@ impl SandboxHandle for FakeSandbox {
     fn set_policy<'a>(
         &'a self,
         policy: &'a cordium_egress::Policy,
-        bindings: Option<&'a [cordium_broker::Binding]>,
+        renewal: Option<&'a cordium_broker::Renewal>,
     ) -> BoxFuture<'a, Result<(), RuntimeFailure>> {
         async move {
             if self.world.script().policy_fails {
                 return Err(RuntimeFailure("the broker is gone".into()));
             }
             self.world.policies.lock().unwrap().push(policy.clone());
-            if let Some(bindings) = bindings {
-                self.world.bindings.lock().unwrap().push(bindings.to_vec());
+            if let Some(renewal) = renewal {
+                self.world.renewals.lock().unwrap().push(renewal.clone());
             }
             Ok(())
         }
@@ -191,6 +192,7 @@ impl SandboxRuntime for FakeRuntime {
             plan.check().map_err(|e| RuntimeFailure(e.to_string()))?;
             self.0.ids.lock().unwrap().insert(plan.id.clone(), plan.ids);
             self.0.credentials.lock().unwrap().push(plan.network.credentials.clone());
+            self.0.services.lock().unwrap().push(plan.network.services.clone());
             self.0.policies.lock().unwrap().push(plan.network.policy.clone());
             assert!(plan.volume.is_dir() && plan.run_dir.is_dir());
             let script = self.0.script();

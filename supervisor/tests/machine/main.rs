@@ -9,6 +9,7 @@ mod lifecycle;
 mod node;
 mod restart;
 mod servers;
+mod services;
 mod sessions;
 mod stopping;
 mod volumes;

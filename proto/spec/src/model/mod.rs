@@ -6,6 +6,7 @@ mod limit;
 mod network;
 mod repository;
 mod runtime;
+mod service;
 mod space;
 mod task;
 mod timeout;
@@ -25,6 +26,7 @@ pub use runtime::{
     Capabilities, Devcontainers, EnvVar, Feature, Filesystem, KeyValue, ObjectRef, RunTimeout, Runtime,
     TimeoutMode, VolumeMount,
 };
+pub use service::{Local, Service, ServiceProtocol, TlsMode, Upstream};
 pub use space::{Authorization, SpaceEgress, SpaceLimit, SpaceNetwork, SpaceRuntime, SpaceSpec};
 pub use task::{OnFailure, Task, TaskType};
 pub use timeout::Timeout;

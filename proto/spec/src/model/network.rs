@@ -5,7 +5,7 @@ use cordium_egress::binding;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::is_default;
+use super::{Service, is_default};
 
 /// The workspace's network.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -17,7 +17,11 @@ pub struct Network {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub credentials: Vec<Credential>,
-    /// Certificates (PEM) of authorities that servers of bound hosts may have beside those that the node trusts.
+    /// Servers that the broker logs in to, so that their passwords are never inside. Appended to the Template's.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    pub services: Vec<Service>,
+    /// Certificates (PEM) of authorities that servers of bound hosts and of services may have beside those that the node trusts.
     /// Appended to the Template's.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32), inner(length(min = 1, max = 16384)))]

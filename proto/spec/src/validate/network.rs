@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use cordium_egress::binding::{self, BindingError, Scope};
 
-use super::{At, names};
+use super::{At, names, service};
 use crate::error::SpecError;
 use crate::model::{Credential, Egress, Network};
 
@@ -16,6 +16,7 @@ const MAX_PEM: usize = 16 * 1024;
 pub(super) fn network(at: At<'_>, network: &Network) -> Result<(), SpecError> {
     egress(at.field("egress"), &network.egress)?;
     credentials(at.field("credentials"), &network.credentials)?;
+    service::services(at.field("services"), &network.services)?;
     let at = at.field("extraRoots");
     if network.extra_roots.len() > MAX_ROOTS {
         let length = network.extra_roots.len();

@@ -341,6 +341,58 @@ fn network_rules() {
 }
 
 #[test]
+fn services() {
+    let of = |service: &str| format!("runtime: {{network: {{services: [{service}]}}}}");
+    let at = "spec.runtime.network.services[0]";
+    let base = "name: db, fromSecret: s";
+    let protocol = "protocol: {postgresql: {user: app}}";
+    let good = format!("{base}, upstream: {{host: db.example}}, {protocol}");
+    for (text, expected) in [
+        ("{}".to_owned(), ".name: missing"),
+        (format!("{{name: db, upstream: {{host: a}}, {protocol}}}"), ".fromSecret: missing"),
+        (format!("{{{base}, {protocol}}}"), ".upstream: missing"),
+        (format!("{{{base}, upstream: {{}}, {protocol}}}"), ".upstream.host: missing"),
+        (format!("{{{base}, upstream: {{host: a.example}}}}"), ".protocol: missing"),
+        (
+            format!("{{{base}, upstream: {{host: 127.0.0.1}}, {protocol}}}"),
+            ".upstream.host: no workspace reaches",
+        ),
+        (
+            format!("{{{base}, upstream: {{host: localhost}}, {protocol}}}"),
+            ".upstream.host: this name exists inside",
+        ),
+        (format!("{{{base}, upstream: {{host: a, port: 0}}, {protocol}}}"), ".upstream.port: was 0"),
+        (format!("{{{good}, local: {{port: 0}}}}"), ".local.port: was 0"),
+        (format!("{{{good}, local: {{host: github.com}}}}"), ".local.host: is no name of a service"),
+        (format!("{{{good}, password: hunter2}}"), ".password"),
+        (good.replace("name: db", "name: host"), ".local.host: is no name of a service"),
+        (good.replace("name: db", "name: D_b"), ".name: is no name"),
+        (good.replace("fromSecret: s", "fromSecret: S_"), ".fromSecret: was \"S_\""),
+        (good.replace("user: app", "user: ''"), ".protocol.postgresql.user: is no name"),
+        (good.replace("user: app", "user: app, database: ''"), ".protocol.postgresql.database: is no name"),
+        (good.replace("user: app", "user: app, tls: PREFER"), ".protocol.postgresql.tls"),
+        (good.replace("postgresql", "mysql"), ".protocol"),
+    ] {
+        let text = if text.starts_with('{') { text } else { format!("{{{text}}}") };
+        refused(&[(&of(&text), &format!("{at}{expected}"))]);
+    }
+    let twice = of(&format!(
+        "{{{good}}}, {{{}}}",
+        good.replace("name: db", "name: other, local: {host: DB.cordium.internal}")
+    ));
+    refused(&[(
+        &twice,
+        "spec.runtime.network.services[1].local.port: another service has this name and port",
+    )]);
+    let spec = parse_workspace_json(&of(&format!("{{{good}}}"))).unwrap();
+    let service = &spec.runtime.network.services[0];
+    assert_eq!((service.local_host().as_str(), service.local_port()), ("db.cordium.internal", 5432));
+    assert_eq!(service.upstream_port(), 5432);
+    assert_eq!(service.kind(), crate::service::Kind::Postgresql);
+    assert_eq!(crate::secret_names(&spec), ["s".to_owned()].into());
+}
+
+#[test]
 fn credentials() {
     let of = |credential: &str| format!("runtime: {{network: {{credentials: [{credential}]}}}}");
     let at = "spec.runtime.network.credentials[0]";

@@ -7,6 +7,8 @@ use hickory_proto::rr::rdata::{A, AAAA, PTR};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 use hickory_proto::serialize::binary::{BinDecodable, BinDecoder};
 
+use cordium_egress::Host;
+
 use crate::HOST_NAME;
 
 /// Longest query heard.
@@ -35,7 +37,9 @@ pub(crate) struct Question {
 }
 
 /// Reads a query, answers what is local.
-pub(crate) fn act(packet: &[u8], gateway: Ipv4Addr) -> Action {
+///
+/// `service` tells the address of a name that is one of the workspace's services.
+pub(crate) fn act(packet: &[u8], gateway: Ipv4Addr, service: impl Fn(&Host) -> Option<Ipv4Addr>) -> Action {
     if packet.len() < HEADER || packet[2] & 0x80 != 0 {
         return Action::Ignore;
     }
@@ -64,7 +68,7 @@ pub(crate) fn act(packet: &[u8], gateway: Ipv4Addr) -> Action {
     if matches!(asked.query_type(), RecordType::AXFR | RecordType::IXFR) {
         return Action::Reply(question.refusal(ResponseCode::Refused));
     }
-    if let Some(answers) = local(asked, gateway) {
+    if let Some(answers) = local(asked, gateway, service) {
         let mut reply = question.reply(ResponseCode::NoError);
         reply.metadata.authoritative = true;
         reply.add_answers(answers);
@@ -78,14 +82,21 @@ fn encode(message: &Message) -> Action {
 }
 
 /// The records of a name that is answered here; none of the asked type is an empty answer.
-fn local(asked: &Query, gateway: Ipv4Addr) -> Option<Vec<Record>> {
+fn local(
+    asked: &Query,
+    gateway: Ipv4Addr,
+    service: impl Fn(&Host) -> Option<Ipv4Addr>,
+) -> Option<Vec<Record>> {
     let name = asked.name().to_lowercase();
     let text = name.to_ascii();
     let text = text.trim_end_matches('.');
     let localhost = text == "localhost" || text.ends_with(".localhost");
-    let host = text == HOST_NAME;
+    let host = match text == HOST_NAME {
+        true => Some(gateway),
+        false => Host::parse(text).ok().and_then(|name| service(&name)),
+    };
     let data = match asked.query_type() {
-        RecordType::A if host => Some(RData::A(A(gateway))),
+        RecordType::A if host.is_some() => host.map(|address| RData::A(A(address))),
         RecordType::A if localhost => Some(RData::A(A(Ipv4Addr::LOCALHOST))),
         RecordType::AAAA if localhost => Some(RData::AAAA(AAAA::new(0, 0, 0, 0, 0, 0, 0, 1))),
         RecordType::PTR if reverse_is(&name, gateway) => {
@@ -94,7 +105,7 @@ fn local(asked: &Query, gateway: Ipv4Addr) -> Option<Vec<Record>> {
         RecordType::PTR if reverse_is(&name, Ipv4Addr::LOCALHOST) => {
             Some(RData::PTR(PTR(Name::from_ascii("localhost.").ok()?)))
         }
-        _ if host || localhost => None,
+        _ if host.is_some() || localhost => None,
         _ => return None,
     };
     Some(data.map(|data| Record::from_rdata(asked.name().clone(), TTL, data)).into_iter().collect())
@@ -106,6 +117,14 @@ fn reverse_is(name: &Name, address: Ipv4Addr) -> bool {
 }
 
 impl Question {
+    /// One of the broker's own.
+    pub(crate) fn about(host: &Host, kind: RecordType) -> Option<Self> {
+        let mut message = Message::query();
+        message.metadata.recursion_desired = true;
+        message.add_query(Query::query(Name::from_ascii(format!("{host}.")).ok()?, kind));
+        Some(Self { udp_limit: usize::from(MAX_UDP_ANSWER), message })
+    }
+
     pub(crate) fn name(&self) -> String {
         self.message.queries.first().map(|query| query.name().to_ascii()).unwrap_or_default()
     }

@@ -8,15 +8,19 @@ fn query(name: &str, kind: RecordType) -> Message {
     message
 }
 
+fn service(name: &Host) -> Option<Ipv4Addr> {
+    (name.as_str() == "db.cordium.internal").then_some(Ipv4Addr::new(100, 127, 255, 65))
+}
+
 fn reply(message: &Message) -> Message {
-    match act(&message.to_vec().unwrap(), GATEWAY_V4) {
+    match act(&message.to_vec().unwrap(), GATEWAY_V4, service) {
         Action::Reply(bytes) => Message::from_vec(&bytes).unwrap(),
         other => panic!("{other:?}"),
     }
 }
 
 fn question(message: &Message) -> Question {
-    match act(&message.to_vec().unwrap(), GATEWAY_V4) {
+    match act(&message.to_vec().unwrap(), GATEWAY_V4, service) {
         Action::Forward(question) => question,
         other => panic!("{other:?}"),
     }
@@ -28,6 +32,8 @@ fn local_names_are_answered_here() {
         ("host.cordium.internal.", RecordType::A, Some("100.127.255.253")),
         ("HOST.Cordium.Internal.", RecordType::A, Some("100.127.255.253")),
         ("host.cordium.internal.", RecordType::AAAA, None),
+        ("DB.cordium.internal.", RecordType::A, Some("100.127.255.65")),
+        ("db.cordium.internal.", RecordType::AAAA, None),
         ("localhost.", RecordType::A, Some("127.0.0.1")),
         ("a.localhost.", RecordType::AAAA, Some("::1")),
         ("localhost.", RecordType::MX, None),
@@ -55,14 +61,14 @@ fn other_names_are_forwarded() {
 
 #[test]
 fn malformed_and_unusual_packets_are_answered_or_ignored() {
-    assert!(matches!(act(&[0; 11], GATEWAY_V4), Action::Ignore));
+    assert!(matches!(act(&[0; 11], GATEWAY_V4, service), Action::Ignore));
     let mut answer = query("example.com.", RecordType::A);
     answer.metadata.message_type = MessageType::Response;
-    assert!(matches!(act(&answer.to_vec().unwrap(), GATEWAY_V4), Action::Ignore));
+    assert!(matches!(act(&answer.to_vec().unwrap(), GATEWAY_V4, service), Action::Ignore));
 
     let mut broken = query("example.com.", RecordType::A).to_vec().unwrap();
     broken.truncate(20);
-    let Action::Reply(bytes) = act(&broken, GATEWAY_V4) else { panic!() };
+    let Action::Reply(bytes) = act(&broken, GATEWAY_V4, service) else { panic!() };
     assert_eq!((rcode(&bytes), &bytes[..2]), (1, &broken[..2]));
 
     let mut two = query("a.example.", RecordType::A);
@@ -85,7 +91,7 @@ fn malformed_and_unusual_packets_are_answered_or_ignored() {
 fn a_pointer_loop_does_not_hang() {
     let mut packet = vec![0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
     packet.extend([0xc0, 12, 0, 1, 0, 1]);
-    let Action::Reply(bytes) = act(&packet, GATEWAY_V4) else { panic!() };
+    let Action::Reply(bytes) = act(&packet, GATEWAY_V4, service) else { panic!() };
     assert_eq!(rcode(&bytes), 1);
 }
 

@@ -137,7 +137,7 @@ impl Names {
     }
 
     fn admit(&self, packet: &[u8]) -> Verdict {
-        let question = match act(packet, self.rules.gateway()) {
+        let question = match act(packet, self.rules.gateway(), |name| self.rules.service_address(name)) {
             Action::Ignore => return Verdict::Ignore,
             Action::Reply(reply) => return Verdict::Reply(reply),
             Action::Forward(question) => question,

@@ -6,12 +6,15 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use cordium_egress::Host;
 use hickory_proto::op::ResponseCode;
+use hickory_proto::rr::RecordType;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
 use tracing::warn;
 
+use super::answers;
 use super::message::{Question, is_truncated, rcode};
 
 pub(crate) const RESOLV_CONF: &str = "/etc/resolv.conf";
@@ -60,6 +63,13 @@ impl Upstreams {
         };
         *seen = Some(Seen { checked: now, modified, servers: servers.clone() });
         servers
+    }
+
+    /// The addresses of a name that the broker itself looks for.
+    pub(crate) async fn addresses(&self, host: &Host, kind: RecordType) -> Vec<IpAddr> {
+        let Some(question) = Question::about(host, kind) else { return Vec::new() };
+        let answer = self.ask(&question, true).await.unwrap_or_default();
+        answers::addresses(&answer).into_iter().map(|(address, _)| address).collect()
     }
 
     /// The answer's bytes, under the id of our own query. `stream` is for a client that takes answers of any length.

@@ -34,6 +34,7 @@ pub(crate) use inspection::Inspection;
 pub(crate) use roots::Roots;
 pub use secret::Secret;
 pub(crate) use serve::{Place, serve};
+pub(crate) use tls::is_certificate;
 
 /// The most that the head of a request or an answer may take.
 const MAX_HEAD: usize = 64 * 1024;
@@ -43,6 +44,6 @@ const MAX_HEADERS: usize = 256;
 const SEND_BUFFER: usize = 32 * 1024;
 const WINDOW: u32 = 1 << 20;
 
-fn provider() -> Arc<CryptoProvider> {
+pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }

@@ -29,11 +29,11 @@ impl Roots {
     }
 
     /// Nobody.
-    pub(super) fn none() -> Self {
+    pub(crate) fn none() -> Self {
         Self(Arc::new(RootCertStore::empty()))
     }
 
-    pub(super) fn with(&self, extra: &[String]) -> Result<Arc<RootCertStore>, CredentialsError> {
+    pub(crate) fn with(&self, extra: &[String]) -> Result<Arc<RootCertStore>, CredentialsError> {
         if extra.is_empty() {
             return Ok(Arc::clone(&self.0));
         }

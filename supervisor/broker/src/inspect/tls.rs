@@ -97,7 +97,7 @@ fn speaks(protocol: Option<&[u8]>) -> Speaks {
 }
 
 /// Whether the server's certificate is why, and not the network.
-pub(super) fn is_certificate(error: &io::Error) -> bool {
+pub(crate) fn is_certificate(error: &io::Error) -> bool {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     matches!(inner, Some(rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented))
 }

@@ -67,7 +67,7 @@ impl Bound {
 
     fn set(&self, credentials: Option<&Credentials>) {
         let policy = hosts("one.example two.example");
-        self.registered.set_policy(Terms { policy: &policy, credentials }).unwrap();
+        self.registered.set_policy(Terms { policy: &policy, credentials, services: None }).unwrap();
     }
 
     fn is_not_logged(&self) {
@@ -156,8 +156,10 @@ fn new_credentials_hold_at_once_and_none_ends_what_is_open() {
         let mut bad = bound.credentials.clone();
         bad.bindings[0].hosts.clear();
         let policy = hosts("one.example");
-        let error =
-            bound.registered.set_policy(Terms { policy: &policy, credentials: Some(&bad) }).unwrap_err();
+        let error = bound
+            .registered
+            .set_policy(Terms { policy: &policy, credentials: Some(&bad), services: None })
+            .unwrap_err();
         assert!(error.is_refusal() && error.to_string().contains("bindings[0].hosts"), "{error}");
         raw.ask(request);
         assert_eq!(authorization(&bound.server), ["Bearer rotated"], "the old ones hold");
@@ -182,7 +184,7 @@ fn a_policy_that_takes_the_host_away_ends_what_is_open() {
         let policy = hosts("two.example");
         bound
             .registered
-            .set_policy(Terms { policy: &policy, credentials: Some(&bound.credentials) })
+            .set_policy(Terms { policy: &policy, credentials: Some(&bound.credentials), services: None })
             .unwrap();
         assert!(raw.ends());
     });

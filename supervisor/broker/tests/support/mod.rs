@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use cordium_broker::{
     BrokerOpts, Credentials, DNS_PORT, GATEWAY_V4, GATEWAY_V6, PREFIX, PREFIX_V6, Registered, Registration,
-    SANDBOX_V4, SANDBOX_V6, Sockets, TCP_PORT, Terms, UDP_PORT, broker_main, nft_ruleset, register,
+    SANDBOX_V4, SANDBOX_V6, Services, Sockets, TCP_PORT, Terms, UDP_PORT, broker_main, nft_ruleset, register,
 };
 use cordium_egress::Policy;
 use nix::sys::socket::{setsockopt, sockopt};
@@ -198,6 +198,16 @@ impl World {
         credentials: Option<Credentials>,
         host_ports: Vec<u16>,
     ) -> Registered {
+        self.register_all(policy, credentials, None, host_ports)
+    }
+
+    pub fn register_all(
+        &self,
+        policy: Policy,
+        credentials: Option<Credentials>,
+        services: Option<Services>,
+        host_ports: Vec<u16>,
+    ) -> Registered {
         let path = self.socket();
         self.gateway.run(move || {
             let udp = transparent();
@@ -209,7 +219,8 @@ impl World {
             let tcp_dns = bound(|| TcpListener::bind(("::", DNS_PORT)));
             let workspace = "ws-test".to_owned();
             let registration = Registration { workspace, gateway_v4: GATEWAY_V4, host_ports };
-            let terms = Terms { policy: &policy, credentials: credentials.as_ref() };
+            let terms =
+                Terms { policy: &policy, credentials: credentials.as_ref(), services: services.as_ref() };
             let sockets = Sockets {
                 tcp: tcp.as_fd(),
                 udp_dns: udp_dns.as_fd(),

@@ -280,7 +280,9 @@ fn a_host_with_a_credential_has_no_datagrams() {
         let authority = cordium_broker::Authority::generate("ws-test").unwrap();
         let bindings = vec![crate::inspect::binding("token", "one.example")];
         let credentials = cordium_broker::Credentials { authority, extra_roots: vec![], bindings };
-        registered.set_policy(Terms { policy: &terms, credentials: Some(&credentials) }).unwrap();
+        registered
+            .set_policy(Terms { policy: &terms, credentials: Some(&credentials), services: None })
+            .unwrap();
         assert_eq!(sockets[0].recv(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionRefused);
         world.sandbox.run(|| is_refused(PUBLIC[0], 443));
         echoes(&sockets[1], b"quic");

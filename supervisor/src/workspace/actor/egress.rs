@@ -37,7 +37,7 @@ impl Actor {
         let mut spec = cordium_spec::parse_resolved_json(&self.record.spec_json)
             .map_err(|error| RequestError::Internal(format!("the recorded spec: {error}")))?;
         spec.runtime.network.egress = egress.clone();
-        let bindings = plan::bindings(&spec, secrets)?;
+        let renewal = plan::renewal(&spec, secrets)?;
         let spec_json = serde_json::to_string(&spec)
             .map_err(|error| RequestError::Internal(format!("writing the spec: {error}")))?;
         let before = std::mem::replace(&mut self.record.spec_json, spec_json);
@@ -49,8 +49,9 @@ impl Actor {
         }
         if let Some(run) = &mut self.run {
             run.stale_policy = true;
-            if !spec.runtime.network.credentials.is_empty() {
-                run.bindings = Some(bindings.into());
+            let network = &spec.runtime.network;
+            if !network.credentials.is_empty() || !network.services.is_empty() {
+                run.renewal = Some(renewal.into());
             }
         }
         Ok(())
@@ -76,7 +77,7 @@ impl Actor {
             return;
         };
         run.stale_policy = false;
-        let bindings = run.bindings.clone();
+        let renewal = run.renewal.clone();
         let egress =
             cordium_spec::parse_resolved_json(&self.record.spec_json).map(|spec| spec.runtime.network.egress);
         let policy = egress.map(|egress| self.context.sandbox.policy(&egress));
@@ -87,7 +88,7 @@ impl Actor {
             let told = match &policy {
                 _ if *newest > number => Ok(()),
                 Ok(policy) => {
-                    let told = sandbox.set_policy(policy, bindings.as_deref()).await;
+                    let told = sandbox.set_policy(policy, renewal.as_deref()).await;
                     told.map_err(|error| error.to_string())
                 }
                 Err(error) => Err(format!("the recorded spec: {error}")),

@@ -7,7 +7,7 @@ mod tell;
 
 use std::{sync::Arc, time::SystemTime};
 
-use cordium_broker::Binding;
+use cordium_broker::Renewal;
 use cordium_proto::v1::{
     AgentEvent, Failure, Limit, PhaseEvent, StoppingReason, WorkspaceState, agent_event, failure::Type,
 };
@@ -69,7 +69,7 @@ struct Run {
     /// The sandbox is, or may be, under another egress policy than the record's.
     stale_policy: bool,
     /// Credentials that came after its start, if any did.
-    bindings: Option<Arc<[Binding]>>,
+    renewal: Option<Arc<Renewal>>,
     deadline: Option<Instant>,
     last_detail: Instant,
 }

@@ -103,7 +103,7 @@ impl Actor {
             pump: None,
             lease: None,
             stale_policy: false,
-            bindings: None,
+            renewal: None,
             deadline,
             last_detail: Instant::now(),
         });
