@@ -217,6 +217,8 @@ async fn a_new_policy(sandbox: &Sandbox) -> Result<(), String> {
         hosts: vec![],
         ports: vec![443],
         protocols: vec![],
+        methods: vec![],
+        paths: vec![],
         condition: None,
     };
     let policy = |cidr| Policy { rules: vec![rule(cidr); 500], ..Policy::default() };

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// The end-to-end groups: test targets of `cordium-tests`, in the order in which they run.
-const GROUPS: [&str; 31] = [
+const GROUPS: [&str; 32] = [
     "lifecycle",
     "runtime",
     "sandbox",
@@ -45,6 +45,7 @@ const GROUPS: [&str; 31] = [
     "egress",
     "credentials",
     "services",
+    "http_rules",
 ];
 
 #[derive(clap::Args)]

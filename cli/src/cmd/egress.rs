@@ -98,8 +98,9 @@ fn describe(denial: &Denial) -> String {
         (names, "") => names.to_owned(),
         (names, place) => format!("{names} ({place})"),
     };
-    let Denial { protocol, rule, reason, next, .. } = denial;
-    text::one_line(&format!("{at} {protocol} {what} denied by {rule}: {reason}; {next}"))
+    let Denial { protocol, method, path, rule, reason, next, .. } = denial;
+    let request = if method.is_empty() { String::new() } else { format!(" {method} {path}") };
+    text::one_line(&format!("{at} {protocol} {what}{request} denied by {rule}: {reason}; {next}"))
 }
 
 fn object(denial: &Denial) -> serde_json::Value {
@@ -110,6 +111,8 @@ fn object(denial: &Denial) -> serde_json::Value {
         "names": denial.names,
         "address": Some(&denial.address).filter(|address| !address.is_empty()),
         "port": Some(denial.port).filter(|port| *port > 0),
+        "method": Some(&denial.method).filter(|method| !method.is_empty()),
+        "path": Some(&denial.path).filter(|path| !path.is_empty()),
         "rule": denial.rule,
         "reason": denial.reason,
         "next": denial.next,
@@ -131,6 +134,7 @@ mod tests {
             rule: "default".to_owned(),
             reason: "because".to_owned(),
             next: "do this".to_owned(),
+            ..Denial::default()
         }
     }
 
@@ -143,6 +147,10 @@ mod tests {
             ),
             (denial(&[], "2001:db8::1", 22), "- tcp [2001:db8::1]:22 denied by default: because; do this"),
             (denial(&["a", "b"], "", 0), "- tcp a,b denied by default: because; do this"),
+            (
+                Denial { method: "PUT".into(), path: "/x".into(), ..denial(&["a"], "192.0.2.1", 80) },
+                "- tcp a (192.0.2.1:80) PUT /x denied by default: because; do this",
+            ),
             (denial(&[], "", 0), "- tcp - denied by default: because; do this"),
         ] {
             assert_eq!(describe(&denial), expected);

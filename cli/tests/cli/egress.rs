@@ -14,6 +14,7 @@ fn denial(number: u64, address: &str) -> Denial {
         rule: "default".into(),
         reason: "because".into(),
         next: "do this".into(),
+        ..Denial::default()
     }
 }
 

@@ -50,20 +50,14 @@ impl Egress {
         cordium_broker::register(
             &self.socket,
             &self.registration,
-            terms(&self.policy, self.credentials.as_ref(), self.services.as_ref()),
+            Terms {
+                policy: &self.policy,
+                credentials: self.credentials.as_ref(),
+                services: self.services.as_ref(),
+            },
             self.listeners.sockets(),
         )
     }
-}
-
-/// The broker takes no empty list of bindings.
-fn terms<'a>(
-    policy: &'a Policy,
-    credentials: Option<&'a Credentials>,
-    services: Option<&'a Services>,
-) -> Terms<'a> {
-    let credentials = credentials.filter(|credentials| !credentials.bindings.is_empty());
-    Terms { policy, credentials, services }
 }
 
 /// A sandbox whose agent runs.
@@ -277,6 +271,7 @@ impl Keeper {
         check_policy(&policy)?;
         let mut credentials = self.egress.credentials.clone();
         let mut services = self.egress.services.clone();
+        // The authority stays when no binding is left: rules by request need it, too.
         if let Some(Renewal { bindings, services: renewed }) = renewal {
             if let Some(services) = &mut services {
                 services.services = renewed;
@@ -289,7 +284,7 @@ impl Keeper {
                 }
             }
         }
-        let terms = terms(&policy, credentials.as_ref(), services.as_ref());
+        let terms = Terms { policy: &policy, credentials: credentials.as_ref(), services: services.as_ref() };
         terms.credentials.map_or(Ok(()), Credentials::check).map_err(|error| error.to_string())?;
         terms.services.map_or(Ok(()), Services::check).map_err(|error| error.to_string())?;
         if let Some(registered) = &self.registered {

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
-use cordium_egress::{Host, Moment};
+use cordium_egress::{Host, Moment, Reason};
 use rustix::net::sockopt;
 use tokio::io::Interest;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -16,11 +16,11 @@ use tracing::{debug, warn};
 use crate::denials::{Denial, Protocol, Ring, What, Why};
 use crate::dns::Upstreams;
 use crate::end::{End, reset};
-use crate::inspect::{self, Inspection};
+use crate::inspect::{self, Way};
 use crate::limiter::Limiter;
 use crate::node;
 use crate::pins::Pins;
-use crate::policy::{Decision, Rules, why};
+use crate::policy::{Decision, Passage, Rules, why};
 use crate::said::{Spoken, begins_tls, hear};
 use crate::service;
 use crate::splice::{Activity, Pipes, copy};
@@ -90,7 +90,7 @@ impl Flows {
     }
 
     pub(crate) fn denied(&self, destination: Option<SocketAddr>, names: &[Host], why: Why) -> Arc<Denial> {
-        self.ring.add(&What { names, destination, protocol: Protocol::Tcp }, why)
+        self.ring.add(&What { names, destination, protocol: Protocol::Tcp, request: None }, why)
     }
 
     async fn run(&self, client: TcpStream) {
@@ -145,10 +145,8 @@ impl Flows {
             Err(Broken::Io(error)) => {
                 debug!(workspace = self.workspace, %destination, %error, "flow broken");
             }
-            Err(Broken::Inspect { host, inspection }) => {
-                if let Some(why) =
-                    self.inspect(&flow, host, &inspection, (client, upstream), &mut changes).await
-                {
+            Err(Broken::Inspect { host, way }) => {
+                if let Some(why) = self.inspect(&flow, host, way, (client, upstream), &mut changes).await {
                     self.denied(Some(destination), flow.said(), why);
                 }
             }
@@ -162,38 +160,43 @@ impl Flows {
         }
     }
 
-    /// Passes on the requests of a flow to a host with credentials; why, if it is refused or a new policy ends it.
+    /// Passes on the requests of a flow to a host that has credentials or rules by request; why, if it is refused or a new
+    /// policy ends it.
     async fn inspect(
         &self,
         flow: &Flow<'_>,
         host: Host,
-        inspection: &Inspection,
+        way: Way,
         (client, upstream): (End, End),
         changes: &mut Changes,
     ) -> Option<Why> {
         let Ok(_permit) = self.inspected.try_acquire() else {
             return Some(why(
                 "max-inspected",
-                "too many connections to hosts with credentials are open",
+                "too many connections whose requests are looked at are open",
                 "close some",
             ));
         };
         let activity = Arc::new(Activity::new());
         let (client, upstream) = (client.noting(&activity), upstream.noting(&activity));
+        // Nothing but the credential is why it is looked into.
+        let only_bound = matches!(flow.passage(), Ok(Passage::Open));
         let place = inspect::Place {
             host: host.clone(),
+            way,
+            names: Arc::clone(&flow.names),
             destination: flow.destination,
             rules: Arc::clone(&self.rules),
             ring: Arc::clone(&self.ring),
         };
         tokio::select! {
-            ended = inspect::serve(Arc::new(place), inspection, client, upstream) => {
+            ended = inspect::serve(Arc::new(place), client, upstream) => {
                 if let Err(error) = ended {
                     debug!(workspace = self.workspace, %host, %error, "inspected flow broken");
                 }
             }
-            why = flow.revoked(changes) => return Some(why),
-            () = self.rules.unbound(&host) => {}
+            why = flow.revoked(changes, true) => return Some(why),
+            () = self.rules.unbound(&host), if only_bound => {}
             () = activity.idle(IDLE, HALF_CLOSED_IDLE) => {}
         }
         None
@@ -216,10 +219,10 @@ struct Flow<'a> {
 /// Why a flow did not come to its proper end.
 enum Broken {
     Io(io::Error),
-    /// It is to a host with credentials: its requests are passed on one by one.
+    /// It is to a host with credentials or with rules by request: its requests are passed on one by one.
     Inspect {
         host: Host,
-        inspection: Arc<Inspection>,
+        way: Way,
     },
     Denied {
         why: Why,
@@ -242,16 +245,19 @@ impl Flow<'_> {
         }
         let activity = Activity::new();
         let up = async {
-            let tls = self.may_be_bound() && begins_tls(client).await.map_err(Broken::Io)?;
+            let denied = |why| Broken::Denied { why, answered: activity.has_moved() };
+            let mut tls = self.may_be_bound() && begins_tls(client).await.map_err(Broken::Io)?;
+            let mut passage = Passage::Open;
             if self.asks || tls {
-                self.hear(client)
-                    .await?
-                    .map_err(|why| Broken::Denied { why, answered: activity.has_moved() })?;
+                passage = self.hear(client).await?.map_err(denied)?;
             }
-            if let Some((host, inspection)) = self.bound().filter(|_| tls) {
-                // A server of TLS does not speak first.
+            if passage == Passage::ByRequest {
+                tls = begins_tls(client).await.map_err(Broken::Io)?;
+            }
+            if let Some((host, way)) = self.looked_into(passage, tls).map_err(denied)? {
+                // A server of TLS or HTTP does not speak first.
                 let broken = Broken::Io(io::ErrorKind::InvalidData.into());
-                return Err(if activity.has_moved() { broken } else { Broken::Inspect { host, inspection } });
+                return Err(if activity.has_moved() { broken } else { Broken::Inspect { host, way } });
             }
             copy(client, upstream, pipes, &activity).await.map_err(Broken::Io)
         };
@@ -261,7 +267,7 @@ impl Flow<'_> {
         tokio::select! {
             biased;
             ended = both => ended,
-            why = self.revoked(changes) => Err(Broken::Denied { why, answered: activity.has_moved() }),
+            why = self.revoked(changes, false) => Err(Broken::Denied { why, answered: activity.has_moved() }),
             () = failed(client) => Err(Broken::Io(io::ErrorKind::ConnectionReset.into())),
             () = failed(upstream) => Err(Broken::Io(io::ErrorKind::ConnectionReset.into())),
             () = activity.idle(IDLE, HALF_CLOSED_IDLE) => Err(Broken::Io(io::ErrorKind::TimedOut.into())),
@@ -269,13 +275,13 @@ impl Flow<'_> {
     }
 
     /// Lets the client speak, and decides by what it says.
-    async fn hear(&self, client: &TcpStream) -> Result<Result<(), Why>, Broken> {
+    async fn hear(&self, client: &TcpStream) -> Result<Result<Passage, Why>, Broken> {
         let spoken = hear(client).await.map_err(Broken::Io)?;
         let spoken = self.spoken.get_or_init(|| spoken);
         Ok(self.settle(spoken))
     }
 
-    fn settle(&self, spoken: &Spoken) -> Result<(), Why> {
+    fn settle(&self, spoken: &Spoken) -> Result<Passage, Why> {
         let settled = self.rules.settle(self.destination, &self.names, self.began, spoken.said());
         settled.map_err(|why| spoken.explain(why))
     }
@@ -285,10 +291,26 @@ impl Flow<'_> {
         self.names.iter().any(|name| self.rules.inspection_of(name).is_some())
     }
 
-    /// The name that the client asks for, if it has a credential and led here.
-    fn bound(&self) -> Option<(Host, Arc<Inspection>)> {
-        let host = self.spoken.get()?.name().filter(|name| self.names.contains(name))?;
-        Some((host.clone(), self.rules.inspection_of(host)?))
+    /// What the policy makes of it now.
+    fn passage(&self) -> Result<Passage, Why> {
+        self.settle(self.spoken.get().unwrap_or(&Spoken::Unasked))
+    }
+
+    /// The name that the client asks for and how its requests are seen, if they must be: for a credential, or for the policy.
+    fn looked_into(&self, passage: Passage, tls: bool) -> Result<Option<(Host, Way)>, Why> {
+        let host = self.spoken.get().and_then(Spoken::name).filter(|name| self.names.contains(name));
+        let Some(host) = host else { return Ok(None) };
+        let bound = || self.rules.inspection_of(host).map(Way::Tls);
+        let way = match (passage, tls) {
+            (Passage::ByRequest, true) => Some(Way::Tls(self.rules.inspection().ok_or_else(|| {
+                let reason = "the policy goes by method and path here, and the run trusts no authority for a look into TLS";
+                why("no-authority", reason, "stop the workspace and start it: it then has one")
+            })?)),
+            (Passage::ByRequest, false) => Some(Way::Plain),
+            (Passage::Open, true) => bound(),
+            (Passage::Open, false) => None,
+        };
+        Ok(way.map(|way| (host.clone(), way)))
     }
 
     /// What the client said, or else the names that led here.
@@ -296,16 +318,23 @@ impl Flow<'_> {
         self.spoken.get().and_then(Spoken::name).map_or(&*self.names, std::slice::from_ref)
     }
 
-    /// Returns when a new policy does not allow this flow.
-    async fn revoked(&self, changes: &mut Changes) -> Why {
+    /// Returns when a new policy does not allow this flow, or not as it is passed on.
+    async fn revoked(&self, changes: &mut Changes, looked_into: bool) -> Why {
         while changes.changed().await.is_ok() {
             let allowed = match self.spoken.get() {
-                Some(spoken) => self.settle(spoken),
-                None if self.asks => self.rules.may_speak(self.destination, &self.names, self.began),
-                None => self.settle(&Spoken::Unasked),
+                None if self.asks => {
+                    let may = self.rules.may_speak(self.destination, &self.names, self.began);
+                    may.map(|()| Passage::Open)
+                }
+                _ => self.passage(),
             };
-            if let Err(why) = allowed {
-                return why;
+            match allowed {
+                Err(why) => return why,
+                // Nobody has seen its requests so far.
+                Ok(Passage::ByRequest) if !looked_into && self.spoken.get().is_some() => {
+                    return why("host-name", Reason::Unasked.text(), Reason::Unasked.next());
+                }
+                Ok(_) => {}
             }
         }
         std::future::pending().await

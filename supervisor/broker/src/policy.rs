@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use cordium_egress::{
-    Compiled, Flow, Host, Moment, Protocol, Reason, Ruling, Said, Verdict, protected, spellings,
+    Compiled, Flow, Host, Moment, Protocol, Reason, Request, Ruling, Said, Settled, Verdict, protected,
+    spellings,
 };
 use tokio::sync::watch;
 
@@ -25,6 +26,15 @@ pub(crate) enum Decision {
     /// Dial it, and let the client's bytes pass once [`Rules::settle`] allows what they say.
     Ask(SocketAddr),
     Deny(Why),
+}
+
+/// How a flow that is allowed goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Passage {
+    /// Its bytes are copied.
+    Open,
+    /// It must be HTTP, and [`Rules::request`] decides about each request.
+    ByRequest,
 }
 
 /// What a workspace may reach now, ready for decisions.
@@ -113,11 +123,12 @@ impl Rules {
         let said = name.map_or(Said::Other, Said::Name);
         match self.policy().decide_again(&Flow { address, port, protocol: Protocol::Tcp, names, began }, said)
         {
-            Ruling::Deny {
+            Settled::Decided(Ruling::Deny {
                 rule,
                 reason: reason @ (Reason::Rule | Reason::Protected(_) | Reason::ProtectedNetwork),
-            } => Err(why_denied(&rule.to_string(), reason)),
-            Ruling::Deny { .. } | Ruling::Allow { .. } => Ok(()),
+            }) => Err(why_denied(&rule.to_string(), reason)),
+            // Rules on requests of HTTP say nothing of other protocols.
+            Settled::Decided(Ruling::Deny { .. } | Ruling::Allow { .. }) | Settled::ByRequest => Ok(()),
         }
     }
 
@@ -171,8 +182,14 @@ impl Rules {
         let address = destination.ip().to_canonical();
         let port = destination.port();
         if self.is_mapped(destination) {
+            let target = (Ipv4Addr::LOCALHOST, port).into();
+            let flow = Flow { address, port, protocol: Protocol::Tcp, names, began };
             return if self.host_ports.contains(&port) {
-                Decision::Allow((Ipv4Addr::LOCALHOST, port).into())
+                match self.mapped(&flow, None) {
+                    Ok(Passage::Open) => Decision::Allow(target),
+                    Ok(Passage::ByRequest) => Decision::Ask(target),
+                    Err(why) => Decision::Deny(why),
+                }
             } else {
                 Decision::Deny(why(
                     "host-ports",
@@ -217,8 +234,8 @@ impl Rules {
         }
         let flow = Flow { address, port, protocol: Protocol::Udp, names, began };
         match self.policy().decide_again(&flow, Said::Other) {
-            Ruling::Allow { .. } => Ok(()),
-            Ruling::Deny { rule, reason } => Err(why_denied(&rule.to_string(), reason)),
+            Settled::Decided(ruling) => ruled(ruling),
+            Settled::ByRequest => Err(why_denied("host-name", Reason::NotHttp)),
         }
     }
 
@@ -229,15 +246,49 @@ impl Rules {
         names: &[Host],
         began: Moment,
         said: Said<'_>,
-    ) -> Result<(), Why> {
-        if self.is_mapped(destination) {
-            return Ok(());
-        }
+    ) -> Result<Passage, Why> {
         let (address, port) = (destination.ip().to_canonical(), destination.port());
         let flow = Flow { address, port, protocol: Protocol::Tcp, names, began };
-        match self.policy().decide_again(&flow, said) {
-            Ruling::Allow { .. } => Ok(()),
-            Ruling::Deny { rule, reason } => Err(why_denied(&rule.to_string(), reason)),
+        if self.is_mapped(destination) {
+            let passage = self.mapped(&flow, None)?;
+            return match said {
+                _ if passage == Passage::Open => Ok(passage),
+                Said::Name(name) if names.contains(name) => Ok(Passage::ByRequest),
+                Said::Name(_) => Err(why_denied("host-name", Reason::NameNotPinned)),
+                Said::Unnamed => Err(why_denied("host-name", Reason::Unnamed)),
+                Said::Unasked => Err(why_denied("host-name", Reason::Unasked)),
+                Said::Other => Err(why_denied("host-name", Reason::NotHttp)),
+            };
+        }
+        let policy = self.policy();
+        match policy.decide_again(&flow, said) {
+            Settled::Decided(ruling) => ruled(ruling).map(|()| Passage::Open),
+            Settled::ByRequest => Ok(Passage::ByRequest),
+        }
+    }
+
+    /// The decision on one request to `name` in a flow that [`settle`](Self::settle) has let go on.
+    pub(crate) fn request(
+        &self,
+        destination: SocketAddr,
+        names: &[Host],
+        name: &Host,
+        request: &Request<'_>,
+    ) -> Result<(), Why> {
+        let (address, port) = (destination.ip().to_canonical(), destination.port());
+        let flow = Flow { address, port, protocol: Protocol::Tcp, names, began: SystemTime::now().into() };
+        if self.is_mapped(destination) {
+            return self.mapped(&flow, Some(request)).map(drop);
+        }
+        ruled(self.policy().decide_request(&flow, name, request))
+    }
+
+    /// What the policy says of the node's own services: only requests are denied. Without a request: whether one could be.
+    fn mapped(&self, flow: &Flow<'_>, request: Option<&Request<'_>>) -> Result<Passage, Why> {
+        let Some(name) = flow.names.first() else { return Ok(Passage::Open) };
+        match self.policy().decide_mapped(flow, name, request) {
+            Settled::Decided(ruling) => ruled(ruling).map(|()| Passage::Open),
+            Settled::ByRequest => Ok(Passage::ByRequest),
         }
     }
 
@@ -256,10 +307,14 @@ impl Rules {
 
     /// Whether a name outside this node may be asked for.
     pub(crate) fn resolves(&self, name: &Host) -> Result<(), Why> {
-        match self.policy().resolves(name, SystemTime::now().into()) {
-            Ruling::Allow { .. } => Ok(()),
-            Ruling::Deny { rule, reason } => Err(why_denied(&rule.to_string(), reason)),
-        }
+        ruled(self.policy().resolves(name, SystemTime::now().into()))
+    }
+}
+
+fn ruled(ruling: Ruling<'_>) -> Result<(), Why> {
+    match ruling {
+        Ruling::Allow { .. } => Ok(()),
+        Ruling::Deny { rule, reason } => Err(why_denied(&rule.to_string(), reason)),
     }
 }
 
@@ -311,6 +366,8 @@ mod tests {
             hosts: texts(hosts),
             ports: vec![],
             protocols: vec![],
+            methods: vec![],
+            paths: vec![],
             condition: None,
         };
         Policy { rules: vec![rule], ..Policy::default() }
@@ -385,7 +442,7 @@ mod tests {
         );
         assert!(matches!(rules.decide(destination, &[], now(), |_| false), Decision::Deny(_)));
         let names = [a.clone(), b.clone()];
-        assert_eq!(rules.settle(destination, &names, now(), Said::Name(&a)), Ok(()));
+        assert_eq!(rules.settle(destination, &names, now(), Said::Name(&a)), Ok(Passage::Open));
         assert!(rules.settle(destination, &names, now(), Said::Name(&b)).is_err());
         assert_eq!((rules.resolves(&a), rules.resolves(&b).is_err()), (Ok(()), true));
         assert_eq!(rules.may_speak(destination, &names, now()), Ok(()));
@@ -397,7 +454,38 @@ mod tests {
         assert!(rules.settle(destination, &names, now(), Said::Name(&a)).is_err());
         assert!(rules.may_speak(destination, &names, now()).is_err() && rules.resolves(&a).is_err());
         // The host mapping is not the policy's.
-        assert_eq!(rules.settle((crate::GATEWAY_V4, 8080).into(), &[], now(), Said::Unasked), Ok(()));
+        assert_eq!(
+            rules.settle((crate::GATEWAY_V4, 8080).into(), &[], now(), Said::Unasked),
+            Ok(Passage::Open)
+        );
+    }
+
+    #[test]
+    fn rules_by_request_decide_about_each_and_of_the_node_only_denials_count() {
+        let text = r#"{"rules": [
+            {"action": "ALLOW", "hosts": ["a.example"], "methods": ["GET"], "name": "read"},
+            {"action": "DENY", "hosts": ["host.cordium.internal"], "paths": ["/private"], "name": "private"}]}"#;
+        let rules = rules(&serde_json::from_str(text).unwrap());
+        let [a, node] = ["a.example", crate::HOST_NAME].map(|name| Host::parse(name).unwrap());
+        let (outside, inside) = ("1.1.1.1:443".parse().unwrap(), (crate::GATEWAY_V4, 8080).into());
+        for (destination, name, allowed, denied, rule) in [
+            (outside, &a, ("GET", "/x"), ("PUT", "/x"), "default"),
+            (inside, &node, ("PUT", "/x"), ("GET", "/private/y"), "private"),
+        ] {
+            let names = std::slice::from_ref(name);
+            assert!(matches!(rules.decide(destination, names, now(), |_| false), Decision::Ask(_)));
+            let settle = |said| rules.settle(destination, names, now(), said);
+            assert_eq!(settle(Said::Name(name)), Ok(Passage::ByRequest));
+            for said in [Said::Other, Said::Unnamed, Said::Unasked] {
+                assert!(settle(said).is_err(), "{said:?}");
+            }
+            let request =
+                |(method, path)| rules.request(destination, names, name, &Request::new(method, path));
+            assert_eq!(request(allowed), Ok(()));
+            assert_eq!(request(denied).unwrap_err().rule, rule);
+        }
+        let closed = rules.decide((crate::GATEWAY_V4, 22).into(), &[node], now(), |_| false);
+        assert!(matches!(closed, Decision::Deny(why) if why.rule == "host-ports"));
     }
 
     #[test]

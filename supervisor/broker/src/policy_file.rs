@@ -161,6 +161,8 @@ mod tests {
             hosts: vec![format!("{}.example.com", "x".repeat(60))],
             ports: vec![443],
             protocols: vec![],
+            methods: vec![],
+            paths: vec![],
             condition: None,
         };
         let default_action = DefaultAction::AllowPublic;

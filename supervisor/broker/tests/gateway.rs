@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod egress;
+mod http_rules;
 mod inspect;
 mod ipv6;
 mod services;

@@ -47,7 +47,17 @@ fn rule(dice: &mut Dice, rules: u64) -> Rule {
     let ports = (0..dice.roll(2)).map(|_| 1 + dice.roll(65_535) as u16).collect();
     let protocols = [&[][..], &[Protocol::Udp], &[Protocol::Tcp, Protocol::Udp]];
     let protocols = protocols[dice.roll(3) as usize].to_vec();
-    Rule { name: None, action, cidrs, hosts, ports, protocols, condition: None }
+    Rule {
+        name: None,
+        action,
+        cidrs,
+        hosts,
+        ports,
+        protocols,
+        methods: vec![],
+        paths: vec![],
+        condition: None,
+    }
 }
 
 fn cidr(address: IpAddr, shorter: u32) -> String {
@@ -93,7 +103,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             let flow = Flow { address, port, protocol, names: &names, began };
             let started = Instant::now();
             let ruling = compiled.decide_again(&flow, said);
-            std::hint::black_box(ruling);
+            let _ = std::hint::black_box(ruling);
             times.push(started.elapsed());
         }
         let per_second = DECISIONS as f64 / times.iter().sum::<Duration>().as_secs_f64();

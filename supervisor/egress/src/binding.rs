@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::{Host, path};
+use crate::Host;
+use crate::request::{Wrong, check_methods, check_paths};
 
 /// Bindings of one workspace.
 pub const MAX_BINDINGS: usize = 64;
@@ -95,30 +96,11 @@ impl Scope<'_> {
                 return wrong(format!("hosts[{index}]"), &problem);
             }
         }
-        for (index, method) in self.methods.iter().enumerate() {
-            if !(1..=MAX_NAME).contains(&method.len())
-                || !method.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'-')
-            {
-                return wrong(
-                    format!("methods[{index}]"),
-                    "is no method; allowed: capital letters and '-', such as GET",
-                );
-            }
-        }
-        for (index, prefix) in self.paths.iter().enumerate() {
-            let at = format!("paths[{index}]");
-            bound(&at, prefix.len(), 1, MAX_TEXT)?;
-            match path::normalise(prefix) {
-                Ok(normal) if normal == *prefix => {}
-                Ok(normal) => return wrong(at, &format!("has another spelling; allowed: {normal}")),
-                Err(problem) => {
-                    return wrong(
-                        at,
-                        &format!("{problem}; allowed: the plain beginning of one, such as /v1"),
-                    );
-                }
-            }
-        }
+        let entry = |list: &str, Wrong { index, problem, allowed }: Wrong| {
+            BindingError::new(format!("{list}[{index}]"), format!("{problem}; allowed: {allowed}"))
+        };
+        check_methods(self.methods).map_err(|error| entry("methods", error))?;
+        check_paths(self.paths).map_err(|error| entry("paths", error))?;
         self.inject.check().or_else(|problem| wrong("inject".into(), problem))
     }
 }

@@ -55,10 +55,14 @@ impl Policy {
 impl Compiled {
     fn add(&mut self, index: u32, mut rule: ParsedRule) {
         let condition = rule.condition.take();
-        let conditional = condition.is_some();
+        let by_request = rule.scope.is_some();
+        let conditional = condition.is_some() || by_request;
         let by_host = condition.as_ref().is_some_and(Condition::by_host);
         if let Some(condition) = condition {
             self.conditions.add(index, condition);
+        }
+        if let Some(scope) = rule.scope.take() {
+            self.conditions.add_scope(index, scope);
         }
         let rule = &rule;
         let prefixes: Vec<u32> = rule.cidrs.iter().map(|cidr| self.prefix(*cidr)).collect();
@@ -76,7 +80,7 @@ impl Compiled {
             }
             return;
         }
-        self.add_resolution(index, rule, &patterns, conditional);
+        self.add_resolution(index, rule, &patterns, conditional, by_request);
         if prefixes.is_empty() {
             for id in &patterns {
                 self.pattern_rules[*id as usize].anywhere.add(
@@ -105,12 +109,20 @@ impl Compiled {
     }
 
     /// A DENY that says more than hosts leaves the name resolvable: only some flows to it are denied.
-    fn add_resolution(&mut self, index: u32, rule: &ParsedRule, patterns: &[u32], conditional: bool) {
+    fn add_resolution(
+        &mut self,
+        index: u32,
+        rule: &ParsedRule,
+        patterns: &[u32],
+        conditional: bool,
+        by_request: bool,
+    ) {
+        let hosts_only = rule.services.are_all() && rule.cidrs.is_empty() && !by_request;
         for id in patterns {
             let rules = &mut self.pattern_rules[*id as usize];
             match rule.action {
                 Action::Allow => rules.resolves.add(index, conditional),
-                Action::Deny if rule.services.are_all() && rule.cidrs.is_empty() => {
+                Action::Deny if hosts_only => {
                     rules.refuses.add(index, conditional);
                 }
                 Action::Deny => {}
@@ -157,6 +169,31 @@ mod tests {
             ),
             (r#""hosts": ["a.b"], "name": "a b""#, "rules[1].name: was \"a b\"; allowed: 1 to 63"),
             (r#""hosts": ["a.b"], "name": """#, "rules[1].name: was \"\"; allowed: 1 to 63"),
+            (
+                r#""cidrs": ["10.0.0.0/8"], "methods": ["GET"]"#,
+                "rules[1].hosts: was an empty list; allowed: at least one host",
+            ),
+            (
+                r#""cidrs": ["10.0.0.0/8"], "paths": ["/a"]"#,
+                "rules[1].hosts: was an empty list; allowed: at least one host",
+            ),
+            (
+                r#""cidrs": ["10.0.0.0/8"], "condition": "ctx.request.method == 'GET'""#,
+                "rules[1].hosts: was an empty list",
+            ),
+            (
+                r#""hosts": ["a.b"], "methods": ["GET", "get"]"#,
+                "rules[1].methods[1]: was \"get\" (is no method); allowed: capital",
+            ),
+            (r#""hosts": ["a.b"], "paths": ["/a/../b"]"#, "rules[1].paths[0]: was \"/a/../b\" (the path has"),
+            (
+                r#""hosts": ["a.b"], "paths": ["/%61"]"#,
+                "rules[1].paths[0]: was \"/%61\" (has another spelling); allowed: /a",
+            ),
+            (
+                r#""hosts": ["a.b"], "paths": [""]"#,
+                "rules[1].paths[0]: was \"\" (has a length of 0); allowed: 1 to",
+            ),
         ] {
             let ok = r#"{"action": "ALLOW", "hosts": ["a.b"]}"#;
             let text = error(&format!(r#"{{"rules": [{ok}, {{"action": "ALLOW", {rule}}}]}}"#));
@@ -175,6 +212,8 @@ mod tests {
             hosts: vec!["a.b".into()],
             ports: vec![],
             protocols: vec![],
+            methods: vec![],
+            paths: vec![],
             condition: None,
         };
         let policy = |rule: crate::Rule, count| Policy { rules: vec![rule; count], ..Policy::default() };

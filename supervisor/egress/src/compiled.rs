@@ -3,14 +3,15 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use crate::asked::{Asked, Conditions};
+use crate::asked::{About, Asked, Conditions};
 use crate::condition::{Moment, Place as Destination, Subject};
 use crate::names::Names;
 use crate::ports::{ByAction, Candidates, Ports};
 use crate::prefixes::Prefixes;
 use crate::protocol::Service;
+use crate::request::Scope;
 use crate::{
-    Action, DefaultAction, Host, Protocol, Reason, RuleRef, Ruling, is_public, protected, spellings,
+    Action, DefaultAction, Host, Protocol, Reason, Request, RuleRef, Ruling, is_public, protected, spellings,
 };
 
 /// A policy that is ready for decisions. Immutable: a new policy is a new one.
@@ -91,6 +92,25 @@ pub enum Verdict<'p, 'f> {
     ByName(ByName<'p, 'f>),
 }
 
+/// The answer once the client has spoken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Settled<'p> {
+    Decided(Ruling<'p>),
+    /// Requests of HTTP fare differently: ask [`Compiled::decide_request`] for each.
+    ByRequest,
+}
+
+impl Settled<'_> {
+    /// Whether the connection may be used, be it for some requests only.
+    pub fn may_go_on(&self) -> bool {
+        match self {
+            Self::Decided(ruling) => ruling.is_allowed(),
+            Self::ByRequest => true,
+        }
+    }
+}
+
 /// A flow whose decision depends on the name that the client says.
 #[derive(Debug)]
 #[must_use]
@@ -114,19 +134,18 @@ struct Place<'p> {
 }
 
 const HOST_NAME: RuleRef<'static> = RuleRef::Fixed("host-name");
+const HOST_PORTS: RuleRef<'static> = RuleRef::Fixed("host-ports");
 
 impl<'p> ByName<'p, '_> {
     /// The decision, now that the client has spoken.
-    pub fn settle(&self, said: Said<'_>) -> Ruling<'p> {
-        let deny = |reason| Ruling::Deny { rule: HOST_NAME, reason };
+    pub fn settle(&self, said: Said<'_>) -> Settled<'p> {
+        let deny = |reason| Settled::Decided(Ruling::Deny { rule: HOST_NAME, reason });
         match said {
-            Said::Name(name) if self.flow.names.contains(name) => {
-                self.compiled.ruling(&self.place, Some(name))
-            }
+            Said::Name(name) if self.flow.names.contains(name) => self.compiled.settled(&self.place, name),
             Said::Name(_) => deny(Reason::NameNotPinned),
             Said::Unnamed => deny(Reason::Unnamed),
             Said::Unasked => deny(Reason::Unasked),
-            Said::Other => self.compiled.by_all_names(&self.place, self.flow.names),
+            Said::Other => Settled::Decided(self.compiled.not_http(&self.place, self.flow.names)),
         }
     }
 }
@@ -157,11 +176,14 @@ impl Compiled {
             return Verdict::Decided(denied);
         }
         let place = self.place(flow);
-        let unnamed = self.ruling(&place, None);
+        let unnamed = self.ruling(&place, None, About::Best);
         let any_name = match unnamed {
             Ruling::Deny { reason: Reason::Rule, .. } => false,
             Ruling::Allow { .. } => self.may_deny_by_name(&place),
-            Ruling::Deny { .. } => flow.names.iter().any(|name| self.ruling(&place, Some(name)).is_allowed()),
+            Ruling::Deny { .. } => {
+                let allowed = |name| self.ruling(&place, Some(name), About::Best).is_allowed();
+                flow.names.iter().any(allowed)
+            }
         };
         if any_name {
             return Verdict::ByName(ByName { compiled: self, flow: *flow, place });
@@ -176,10 +198,61 @@ impl Compiled {
 
     /// [`decide`](Self::decide) and [`ByName::settle`] in one, for a flow whose first bytes are known: open flows are
     /// asked for again when the policy changes.
-    pub fn decide_again(&self, flow: &Flow<'_>, said: Said<'_>) -> Ruling<'_> {
+    pub fn decide_again(&self, flow: &Flow<'_>, said: Said<'_>) -> Settled<'_> {
         match self.decide(flow) {
-            Verdict::Decided(ruling) => ruling,
+            Verdict::Decided(ruling) => Settled::Decided(ruling),
             Verdict::ByName(by_name) => by_name.settle(said),
+        }
+    }
+
+    /// What becomes of one request to `name` in a flow.
+    pub fn decide_request(&self, flow: &Flow<'_>, name: &Host, request: &Request<'_>) -> Ruling<'_> {
+        if let Some(denied) = self.protects(flow.address) {
+            return denied;
+        }
+        if !flow.names.contains(name) {
+            return Ruling::Deny { rule: HOST_NAME, reason: Reason::NameNotPinned };
+        }
+        let place = self.place(flow);
+        let ruling = self.ruling(&place, Some(name), About::Request(request));
+        let Ruling::Deny { rule, reason } = ruling else { return ruling };
+        let scope = match rule {
+            RuleRef::Rule { index, .. } => {
+                u32::try_from(index).ok().and_then(|index| self.conditions.scope(index))
+            }
+            _ => None,
+        };
+        let by_path = scope.is_some_and(Scope::has_paths) || reason != Reason::Rule;
+        let some_are = || self.ruling(&place, Some(name), About::Best).is_allowed();
+        match (reason, request.path()) {
+            (_, Err(problem)) if by_path && some_are() => {
+                Ruling::Deny { rule, reason: Reason::Path(problem) }
+            }
+            (Reason::Rule, _) => ruling,
+            _ if some_are() => Ruling::Deny { rule, reason: Reason::Request },
+            _ => ruling,
+        }
+    }
+
+    /// The same for a service of the node, which is no part of the policy otherwise: only a DENY that goes by request
+    /// counts. Without a request: whether there could be such a DENY.
+    pub fn decide_mapped(&self, flow: &Flow<'_>, name: &Host, request: Option<&Request<'_>>) -> Settled<'_> {
+        let place = self.place(flow);
+        let mut deny = Candidates::default();
+        for pattern in self.names.matching(name) {
+            deny.take(&self.pattern_rules[pattern as usize].anywhere.deny, place.service);
+            for rules in place.own.iter().filter_map(|id| self.pairs.get(&(*id, pattern))) {
+                deny.take(&rules.deny, place.service);
+            }
+        }
+        let about = request.map_or(About::Worst, About::Request);
+        let by_request = |rule| self.conditions.scope(rule).is_some();
+        match deny.first_conditional(|rule| {
+            by_request(rule) && place.asked.holds(rule, Action::Deny, Some(name), about)
+        }) {
+            Some(_) if request.is_none() => Settled::ByRequest,
+            Some(index) => Settled::Decided(Ruling::Deny { rule: self.rule(index), reason: Reason::Rule }),
+            None => Settled::Decided(Ruling::Allow { rule: HOST_PORTS }),
         }
     }
 
@@ -194,10 +267,10 @@ impl Compiled {
             refuses.take_all(&rules.refuses);
             resolves.take_all(&rules.resolves);
         }
-        if let Some(index) = refuses.first(|rule| asked.holds(rule, Action::Deny, Some(name))) {
+        if let Some(index) = refuses.first(|rule| asked.holds(rule, Action::Deny, Some(name), About::Best)) {
             return Ruling::Deny { rule: self.rule(index), reason: Reason::Rule };
         }
-        let resolves = resolves.first(|rule| asked.holds(rule, Action::Allow, Some(name)));
+        let resolves = resolves.first(|rule| asked.holds(rule, Action::Allow, Some(name), About::Best));
         match (resolves, self.default_action) {
             (Some(index), _) => Ruling::Allow { rule: self.rule(index) },
             (None, DefaultAction::AllowPublic) => Ruling::Allow { rule: RuleRef::Default },
@@ -226,8 +299,17 @@ impl Compiled {
         Place { own, hidden, public: is_public(address), service: Service { protocol, port }, asked }
     }
 
+    /// The decision for a flow whose client has said `name`, one of those that led there.
+    fn settled(&self, place: &Place<'_>, name: &Host) -> Settled<'_> {
+        let best = self.ruling(place, Some(name), About::Best);
+        let differ = self.conditions.has_scopes()
+            && best.is_allowed()
+            && !self.ruling(place, Some(name), About::Worst).is_allowed();
+        if differ { Settled::ByRequest } else { Settled::Decided(best) }
+    }
+
     /// The decision for a flow whose host is `name`, or for one that names none.
-    fn ruling(&self, place: &Place<'_>, name: Option<&Host>) -> Ruling<'_> {
+    fn ruling(&self, place: &Place<'_>, name: Option<&Host>, about: About<'_>) -> Ruling<'_> {
         let service = place.service;
         let (mut allow, mut deny, mut private) =
             (Candidates::default(), Candidates::default(), Candidates::default());
@@ -254,11 +336,12 @@ impl Compiled {
                 deny.take(&rules.deny, service);
             }
         }
-        if let Some(index) = deny.first(|rule| place.asked.holds(rule, Action::Deny, name)) {
+        if let Some(index) = deny.first(|rule| place.asked.holds(rule, Action::Deny, name, about)) {
             return Ruling::Deny { rule: self.rule(index), reason: Reason::Rule };
         }
-        let allow = allow.first(|rule| place.asked.holds(rule, Action::Allow, name));
-        let private = private.first(|rule| allow.is_none() && place.asked.holds(rule, Action::Allow, name));
+        let allow = allow.first(|rule| place.asked.holds(rule, Action::Allow, name, about));
+        let private =
+            private.first(|rule| allow.is_none() && place.asked.holds(rule, Action::Allow, name, about));
         match (allow, private, self.default_action) {
             (Some(index), ..) => Ruling::Allow { rule: self.rule(index) },
             (_, _, DefaultAction::AllowPublic) if place.public && service.protocol == Protocol::Tcp => {
@@ -275,12 +358,22 @@ impl Compiled {
         }
     }
 
-    /// The decision for a flow that names none of its possible hosts: one that is denied denies it, one that is
-    /// allowed is enough.
-    fn by_all_names(&self, place: &Place<'_>, names: &[Host]) -> Ruling<'_> {
-        let mut best = self.ruling(place, None);
+    /// The decision for a flow that has no requests and names none of its possible hosts.
+    fn not_http(&self, place: &Place<'_>, names: &[Host]) -> Ruling<'_> {
+        let worst = self.by_all_names(place, names, About::Worst);
+        match worst {
+            Ruling::Deny { rule, .. } if self.by_all_names(place, names, About::Best).is_allowed() => {
+                Ruling::Deny { rule, reason: Reason::NotHttp }
+            }
+            _ => worst,
+        }
+    }
+
+    /// One that is denied denies it, one that is allowed is enough.
+    fn by_all_names(&self, place: &Place<'_>, names: &[Host], about: About<'_>) -> Ruling<'_> {
+        let mut best = self.ruling(place, None, about);
         for name in names {
-            let ruling = self.ruling(place, Some(name));
+            let ruling = self.ruling(place, Some(name), about);
             best = match (best, ruling) {
                 (
                     Ruling::Deny { reason: Reason::Rule, rule: a },
@@ -315,7 +408,7 @@ impl Compiled {
                 return Ruling::Deny { rule: HOST_NAME, reason: Reason::NoName };
             }
         }
-        let rulings = names.iter().map(|name| self.ruling(place, Some(name)));
+        let rulings = names.iter().map(|name| self.ruling(place, Some(name), About::Best));
         let said = |ruling: &Ruling<'_>| matches!(ruling.rule(), RuleRef::Rule { .. });
         rulings.filter(said).min_by_key(|ruling| order(ruling.rule())).unwrap_or(unnamed)
     }

@@ -22,6 +22,7 @@ mod prefixes;
 mod protected;
 mod protocol;
 mod public;
+mod request;
 #[cfg(test)]
 mod semantics;
 pub mod service;
@@ -29,7 +30,7 @@ mod verdict;
 
 pub use address::spellings;
 pub use cidr::Cidr;
-pub use compiled::{ByName, Compiled, Flow, Said, Verdict};
+pub use compiled::{ByName, Compiled, Flow, Said, Settled, Verdict};
 pub use condition::{ConditionError, MAX_CONDITION, MAX_CONDITIONS, Moment, Subject};
 pub use host::{Host, HostError, Pattern};
 pub use policy::{
@@ -38,4 +39,5 @@ pub use policy::{
 pub use protected::{Protected, find as protected};
 pub use protocol::Protocol;
 pub use public::is_public;
+pub use request::Request;
 pub use verdict::{Reason, RuleRef, Ruling};

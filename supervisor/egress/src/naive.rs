@@ -11,17 +11,59 @@ use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 
 use crate::{
-    Action, Cidr, DefaultAction, Flow, Host, Moment, Pattern, Policy, Protocol, Reason, Rule, RuleRef,
-    Ruling, Said, Subject, Verdict, is_public, protected, spellings,
+    Action, Cidr, DefaultAction, Flow, Host, Moment, Pattern, Policy, Protocol, Reason, Request, Rule,
+    RuleRef, Ruling, Said, Settled, Subject, Verdict, is_public, path, protected, spellings,
 };
 
+#[derive(Clone, Copy)]
+enum About<'a> {
+    Best,
+    Worst,
+    Request { method: &'a str, path: &'a str },
+}
+
 /// One flow under one name or none.
+#[derive(Clone, Copy)]
 struct Question<'a> {
     address: IpAddr,
     port: u16,
     protocol: Protocol,
     name: Option<&'a Host>,
     at: i64,
+    about: About<'a>,
+}
+
+fn goes_by_request(rule: &Rule) -> bool {
+    let fields = ["ctx.request.method", "ctx.request.path"];
+    let asks = |text: &String| fields.iter().any(|field| text.contains(field));
+    !rule.methods.is_empty() || !rule.paths.is_empty() || rule.condition.as_ref().is_some_and(asks)
+}
+
+/// The text of a path, segment by segment.
+fn is_below(path: &str, prefix: &str) -> bool {
+    let segments = |text: &str| text.split('/').map(str::to_owned).collect::<Vec<_>>();
+    let mut prefix = segments(prefix);
+    if prefix.last().is_some_and(String::is_empty) {
+        prefix.pop();
+    }
+    segments(path).starts_with(&prefix)
+}
+
+fn request_matches(rule: &Rule, about: About<'_>) -> bool {
+    let denies = rule.action == Action::Deny;
+    match about {
+        _ if !goes_by_request(rule) => true,
+        About::Best => !denies,
+        About::Worst => denies,
+        About::Request { method, path } => {
+            let spelled = |one: &String| if denies { one.to_lowercase() } else { one.clone() };
+            let asked = spelled(&method.to_owned());
+            (rule.methods.is_empty() || rule.methods.iter().any(|one| spelled(one) == asked))
+                && (rule.paths.is_empty()
+                    || path::normalise(path)
+                        .map_or(denies, |path| rule.paths.iter().any(|prefix| is_below(&path, prefix))))
+        }
+    }
 }
 
 fn goes_by_host(condition: Option<&String>) -> bool {
@@ -35,6 +77,7 @@ fn truth(
     name: Option<&Host>,
     place: Option<(IpAddr, u16, Protocol)>,
     at: i64,
+    about: About<'_>,
 ) -> Option<bool> {
     thread_local! {
         static PROGRAMS: RefCell<HashMap<String, Program>> = RefCell::default();
@@ -56,6 +99,10 @@ fn truth(
         request.push(("address", address.to_canonical().to_string().into()));
         request.push(("port", i64::from(port).into()));
         request.push(("protocol", protocol.name().to_owned().into()));
+    }
+    if let About::Request { method, path } = about {
+        request.push(("method", method.to_owned().into()));
+        request.extend(path::normalise(path).ok().map(|path| ("path", path.into())));
     }
     let time = vec![
         ("hour", Value::from(at / 3600 % 24)),
@@ -81,13 +128,19 @@ fn truth(
     })
 }
 
+fn asks_for_request(text: &str) -> bool {
+    text.contains("ctx.request.method") || text.contains("ctx.request.path")
+}
+
 fn holds_where_true(policy: &Policy, rule: &Rule, asked: &Question<'_>) -> bool {
     let Some(text) = &rule.condition else { return true };
     if goes_by_host(Some(text)) && asked.name.is_none() {
         return false;
     }
     let place = Some((asked.address, asked.port, asked.protocol));
-    truth(policy, text, asked.name, place, asked.at).unwrap_or(rule.action == Action::Deny)
+    let open = matches!(asked.about, About::Best) && goes_by_request(rule) && asks_for_request(text);
+    truth(policy, text, asked.name, place, asked.at, asked.about)
+        .unwrap_or((rule.action == Action::Deny) != open)
 }
 
 fn hosts_match(rule: &Rule, name: Option<&Host>) -> bool {
@@ -118,6 +171,7 @@ fn matches(policy: &Policy, rule: &Rule, asked: &Question<'_>) -> bool {
         && protocols.contains(&asked.protocol)
         && hosts_match(rule, asked.name)
         && (rule.ports.is_empty() || rule.ports.contains(&asked.port))
+        && request_matches(rule, asked.about)
         && holds_where_true(policy, rule, asked)
 }
 
@@ -155,31 +209,31 @@ fn never(policy: &Policy, address: IpAddr) -> bool {
 /// Whether the flow must be asked for its name.
 fn needs_name(policy: &Policy, flow: &Flow<'_>) -> bool {
     let (address, port, protocol, at) = (flow.address, flow.port, flow.protocol, flow.began.seconds());
-    if first(policy, Action::Deny, &Question { address, port, protocol, name: None, at }).is_some() {
+    let asked = |name, about| Question { address, port, protocol, name, at, about };
+    if first(policy, Action::Deny, &asked(None, About::Best)).is_some() {
         return false;
     }
-    if ruling(policy, &Question { address, port, protocol, name: None, at }).is_ok() {
+    if ruling(policy, &asked(None, About::Best)).is_ok() {
         return policy.rules.iter().any(|rule| {
             let by_host = goes_by_host(rule.condition.as_ref());
             let condition = rule.condition.clone().filter(|_| !by_host);
             let anyone = Rule { hosts: vec![], condition, ..rule.clone() };
             rule.action == Action::Deny
                 && (by_host || !rule.hosts.is_empty())
-                && matches(policy, &anyone, &Question { address, port, protocol, name: None, at })
+                && matches(policy, &anyone, &asked(None, About::Worst))
         });
     }
-    flow.names
-        .iter()
-        .any(|name| ruling(policy, &Question { address, port, protocol, name: Some(name), at }).is_ok())
+    flow.names.iter().any(|name| ruling(policy, &asked(Some(name), About::Best)).is_ok())
 }
 
 fn resolves(policy: &Policy, name: &Host, at: i64) -> bool {
     let could = |rule: &Rule| {
         let Some(text) = &rule.condition else { return true };
-        let unknown = ["address", "port", "protocol"]
+        let unknown = ["address", "port", "protocol", "method", "path"]
             .iter()
             .any(|field| text.contains(&format!("ctx.request.{field}")));
-        truth(policy, text, Some(name), None, at).unwrap_or((rule.action == Action::Deny) != unknown)
+        truth(policy, text, Some(name), None, at, About::Best)
+            .unwrap_or((rule.action == Action::Deny) != unknown)
     };
     let by_hosts = |rule: &&Rule| !rule.hosts.is_empty() && hosts_match(rule, Some(name)) && could(rule);
     let everything = |rule: &&Rule| {
@@ -187,11 +241,12 @@ fn resolves(policy: &Policy, name: &Host, at: i64) -> bool {
         rule.hosts.is_empty() && (all || goes_by_host(rule.condition.as_ref())) && could(rule)
     };
     let of = |action| policy.rules.iter().filter(move |rule| rule.action == action);
-    if of(Action::Deny).filter(by_hosts).any(|rule| {
+    let hosts_only = |rule: &Rule| {
         let every = rule.protocols.is_empty()
             || [Protocol::Tcp, Protocol::Udp].iter().all(|p| rule.protocols.contains(p));
-        every && rule.ports.is_empty() && rule.cidrs.is_empty()
-    }) {
+        every && rule.ports.is_empty() && rule.cidrs.is_empty() && !goes_by_request(rule)
+    };
+    if of(Action::Deny).filter(by_hosts).any(hosts_only) {
         return false;
     }
     policy.default_action == DefaultAction::AllowPublic
@@ -256,7 +311,7 @@ const NAMES: [&str; 8] = [
     "x.evil.test",
     "other",
 ];
-const CONDITIONS: [&str; 17] = [
+const CONDITIONS: [&str; 20] = [
     "true",
     "ctx.time.hour >= 8 && ctx.time.hour < 18",
     "ctx.time.weekday in [1, 2, 3, 4, 5] ? ctx.request.port == 443 : ctx.request.port != 443",
@@ -273,9 +328,15 @@ const CONDITIONS: [&str; 17] = [
     "ctx.time.timestamp % 2 == 0 && ctx.request.protocol == 'tcp'",
     "ctx.request.protocol == 'udp' || ctx.request.port == 80",
     "ctx.request.port * 9223372036854775807 > 0",
+    "ctx.request.method in ['GET', 'HEAD']",
+    "ctx.request.path.startsWith('/a/') || ctx.time.hour == 8",
+    "!(ctx.request.method == 'GET' && ctx.request.host == 'a.example') && ctx.time.hour < 18",
     "-ctx.time.minute <= -30 == (ctx.request.address in ['1.1.1.1', '8.8.8.8'])",
 ];
 const MOMENTS: [i64; 4] = [0, 1_767_225_600, 1_795_262_400, 1_795_298_193];
+const METHODS: [&str; 4] = ["GET", "POST", "get", "DELETE"];
+const PATHS: [&str; 9] = ["/", "/a", "/a/", "/a/b", "/ab", "/b/a", "/a/../b", "/a//b", "/%61/b%2f"];
+const PREFIXES: [&str; 4] = ["/", "/a", "/a/b/", "/b"];
 const PORTS: [u16; 3] = [22, 80, 443];
 
 fn rule() -> impl Strategy<Value = Rule> {
@@ -283,16 +344,20 @@ fn rule() -> impl Strategy<Value = Rule> {
     let action = select(vec![Action::Allow, Action::Deny]);
     let name = select(vec![None, None, Some("one"), Some("two")]);
     let condition = prop::option::of(select(CONDITIONS.to_vec()));
+    let methods = prop_oneof![3 => Just(vec![]), 1 => subsequence(vec!["GET", "POST", "DELETE"], 1..=2)];
+    let paths = prop_oneof![3 => Just(vec![]), 1 => subsequence(PREFIXES.to_vec(), 1..=2)];
     let protocols = subsequence(vec![Protocol::Tcp, Protocol::Udp], 0..=2);
-    let ports = subsequence(PORTS.to_vec(), 0..=2);
-    (name, action, some(&CIDRS), some(&HOSTS), ports, protocols, condition).prop_map(
-        |(name, action, cidrs, mut hosts, ports, protocols, condition)| {
-            if cidrs.is_empty() && hosts.is_empty() {
-                hosts.push("a.example");
-            }
+    let places = (some(&CIDRS), some(&HOSTS), subsequence(PORTS.to_vec(), 0..=2), protocols);
+    (name, action, places, (methods, paths), condition).prop_map(
+        |(name, action, (cidrs, hosts, ports, protocols), (methods, paths), condition)| {
             let own = |list: Vec<&str>| list.into_iter().map(str::to_owned).collect();
             let (name, condition) = (name.map(str::to_owned), condition.map(str::to_owned));
-            Rule { name, action, cidrs: own(cidrs), hosts: own(hosts), ports, protocols, condition }
+            let (cidrs, hosts, methods, paths) = (own(cidrs), own(hosts), own(methods), own(paths));
+            let mut rule = Rule { name, action, cidrs, hosts, ports, protocols, methods, paths, condition };
+            if rule.hosts.is_empty() && (rule.cidrs.is_empty() || goes_by_request(&rule)) {
+                rule.hosts.push("a.example".into());
+            }
+            rule
         },
     )
 }
@@ -380,7 +445,21 @@ proptest! {
         let (names, said) = (hosts(&names), Host::parse(said).unwrap());
         let flow = Flow { address, port, protocol, names: &names, began: Moment::at(at) };
         prop_assert_eq!(compiled.resolves(&said, Moment::at(at)).is_allowed(), resolves(&policy, &said, at));
-        let ask = |name| ruling(&policy, &Question { address, port, protocol, name, at });
+        let ask_about = |name, about| ruling(&policy, &Question { address, port, protocol, name, at, about });
+        let ask = |name| ask_about(name, About::Best);
+        let requests: Vec<(&str, &str)> =
+            METHODS.iter().flat_map(|method| PATHS.iter().map(move |path| (*method, *path))).collect();
+        for (method, path) in &requests {
+            let decided = compiled.decide_request(&flow, &said, &Request::new(method, path));
+            if never(&policy, address) || !names.contains(&said) {
+                prop_assert!(!decided.is_allowed());
+                continue;
+            }
+            let expected = ask_about(Some(&said), About::Request { method, path });
+            let private = matches!(decided, Ruling::Deny { reason: Reason::PrivateName, .. });
+            let shown = private || outcome(decided) == expected;
+            prop_assert!(shown || expected == Err("default".into()) && !decided.is_allowed(), "{decided:?}");
+        }
         match compiled.decide(&flow) {
             Verdict::Decided(decided) if never(&policy, address) => prop_assert!(!decided.is_allowed()),
             Verdict::ByName(_) if never(&policy, address) => prop_assert!(false, "{address} was not denied"),
@@ -397,21 +476,32 @@ proptest! {
                 prop_assert!(needs_name(&policy, &flow));
                 let pinned = names.contains(&said);
                 let settled = by_name.settle(Said::Name(&said));
-                if pinned {
-                    let expected = ask(Some(&said));
-                    prop_assert_eq!(settled.is_allowed(), expected.is_ok());
-                    let private = matches!(settled, Ruling::Deny { reason: Reason::PrivateName, .. });
-                    prop_assert!(private || outcome(settled) == expected);
-                } else {
-                    prop_assert_eq!(outcome(settled), Err("host-name".into()));
+                let of_requests = |allowed: bool| requests.iter().all(|(method, path)| {
+                    compiled.decide_request(&flow, &said, &Request::new(method, path)).is_allowed() == allowed
+                });
+                let worst = |name| ask_about(name, About::Worst);
+                match settled {
+                    Settled::Decided(decided) if pinned => {
+                        let expected = ask(Some(&said));
+                        prop_assert_eq!(decided.is_allowed(), expected.is_ok());
+                        prop_assert!(!decided.is_allowed() || worst(Some(&said)).is_ok());
+                        let private = matches!(decided, Ruling::Deny { reason: Reason::PrivateName, .. });
+                        prop_assert!(private || outcome(decided) == expected);
+                        prop_assert!(of_requests(decided.is_allowed()), "no request fares differently");
+                    }
+                    Settled::Decided(decided) => prop_assert_eq!(outcome(decided), Err("host-name".into())),
+                    Settled::ByRequest => {
+                        prop_assert!(pinned && ask(Some(&said)).is_ok() && worst(Some(&said)).is_err());
+                    }
                 }
                 for said in [Said::Unnamed, Said::Unasked] {
-                    prop_assert!(!by_name.settle(said).is_allowed());
+                    prop_assert!(!by_name.settle(said).may_go_on());
                 }
-                let each: Vec<Outcome> = names.iter().map(|name| ask(Some(name))).chain([ask(None)]).collect();
+                // What is no request fares worst.
+                let each: Vec<Outcome> = names.iter().map(|name| worst(Some(name))).chain([worst(None)]).collect();
                 let denied = each.iter().any(|one| matches!(one, Err(rule) if rule != "default"));
                 let expected = !denied && each.iter().any(Outcome::is_ok);
-                prop_assert_eq!(by_name.settle(Said::Other).is_allowed(), expected);
+                prop_assert_eq!(by_name.settle(Said::Other).may_go_on(), expected);
                 prop_assert_eq!(compiled.decide_again(&flow, Said::Name(&said)), settled);
             }
         }
@@ -423,10 +513,12 @@ proptest! {
         hosts in prop::collection::vec("[a-z*.-]{0,20}|.{0,10}", 0..3),
         name in prop::option::of(".{0,70}"),
         ports in prop::collection::vec(any::<u16>(), 0..3),
+        methods in prop::collection::vec("[A-Z]{0,4}|.{0,5}", 0..2),
+        paths in prop::collection::vec("/[a-z./%;]{0,10}|.{0,5}", 0..2),
         protocols in prop::collection::vec(select(vec![Protocol::Tcp, Protocol::Udp]), 0..4),
         condition in prop::option::of("(ctx|\\.time|\\.hour|[a-z0-9'\"?:.()!&<>= -]){0,20}|.{0,10}"),
     ) {
-        let rule = Rule { name, action: Action::Allow, cidrs, hosts, ports, protocols, condition };
+        let rule = Rule { name, action: Action::Allow, cidrs, hosts, ports, protocols, methods, paths, condition };
         let policy = Policy { rules: vec![rule.clone()], ..Policy::default() };
         match policy.compile() {
             Ok(_) => prop_assert!(rule.check("x").is_ok()),
@@ -452,8 +544,9 @@ proptest! {
         let place = crate::condition::Place { address, port: 443, protocol: "udp" };
         for place in [Some(place), None] {
             let facts =
-                crate::condition::Facts { subject: &subject, at: Moment::at(at), host: Some(&name), place };
-            let expected = truth(&policy, &text, Some(&name), place.map(|place| (address, place.port, Protocol::Udp)), at);
+                crate::condition::Facts { subject: &subject, at: Moment::at(at), host: Some(&name), place, request: None };
+            let place = place.map(|place| (address, place.port, Protocol::Udp));
+            let expected = truth(&policy, &text, Some(&name), place, at, About::Worst);
             prop_assert_eq!(condition.evaluate(&facts), expected, "{}", text);
         }
     }

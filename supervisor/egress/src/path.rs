@@ -1,4 +1,4 @@
-//! One spelling for a path, so that a binding and the server cannot read it in two ways.
+//! One spelling for a path, so that a rule or a binding and the server cannot read it in two ways.
 //!
 //! What servers are known to read differently (dot segments, empty segments, encoded slashes, `;`) is not resolved but refused.
 

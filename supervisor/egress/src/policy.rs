@@ -5,6 +5,7 @@ use thiserror::Error;
 
 use crate::condition::{Condition, Subject};
 use crate::protocol::{MAX_PROTOCOLS, Services};
+use crate::request::{Scope, Wrong, check_methods, check_paths};
 use crate::{Cidr, Pattern, Protocol};
 
 /// Rules of one policy.
@@ -65,6 +66,12 @@ pub struct Rule {
     /// An ALLOW without any is for TCP, a DENY without any is for all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub protocols: Vec<Protocol>,
+    /// Of HTTP, such as GET: the rule is for such requests, not for connections.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub methods: Vec<String>,
+    /// Of HTTP, beginnings by whole segments: the rule is for such requests, not for connections.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub paths: Vec<String>,
     /// CEL: the rule matches only where it is true, too. One without an answer is false for an ALLOW and true for a DENY.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub condition: Option<String>,
@@ -101,9 +108,19 @@ pub(crate) struct ParsedRule {
     pub hosts: Vec<Pattern>,
     pub services: Services,
     pub condition: Option<Condition>,
+    /// The rule goes by request.
+    pub scope: Option<Scope>,
 }
 
 impl Policy {
+    /// Whether some rule goes by method or path, so that requests must be looked at.
+    pub fn goes_by_request(&self) -> bool {
+        let asks = |text: &String| Condition::parse(text).is_ok_and(|condition| condition.by_request());
+        self.rules.iter().any(|rule| {
+            !rule.methods.is_empty() || !rule.paths.is_empty() || rule.condition.as_ref().is_some_and(asks)
+        })
+    }
+
     /// Whether what the rules say depends on whose flow it is, or on when.
     pub fn has_conditions(&self) -> bool {
         self.rules.iter().any(|rule| rule.condition.is_some())
@@ -117,7 +134,15 @@ impl Policy {
             // Quotes and ends of lines take two; nothing else in it has to be escaped.
             let condition = rule.condition.as_ref().map_or(0, |text| 16 + 2 * text.len());
             let protocols = 16 + 6 * rule.protocols.len();
-            64 + name + texts(&rule.cidrs) + texts(&rule.hosts) + 6 * rule.ports.len() + protocols + condition
+            let by_request = !rule.methods.is_empty() || !rule.paths.is_empty();
+            let scope = if by_request { 32 } else { 0 };
+            let lists = [&rule.cidrs, &rule.hosts, &rule.methods, &rule.paths];
+            64 + name
+                + scope
+                + lists.into_iter().map(|list| texts(list)).sum::<usize>()
+                + 6 * rule.ports.len()
+                + protocols
+                + condition
         };
         96 + self.rules.iter().map(rule).sum::<usize>()
     }
@@ -133,9 +158,13 @@ impl Rule {
         if let Some(name) = &self.name {
             check_name(path, name)?;
         }
-        for (field, count) in
-            [("cidrs", self.cidrs.len()), ("hosts", self.hosts.len()), ("ports", self.ports.len())]
-        {
+        for (field, count) in [
+            ("cidrs", self.cidrs.len()),
+            ("hosts", self.hosts.len()),
+            ("ports", self.ports.len()),
+            ("methods", self.methods.len()),
+            ("paths", self.paths.len()),
+        ] {
             check_count(&format!("{path}.{field}"), count, MAX_ENTRIES)?;
         }
         check_count(&format!("{path}.protocols"), self.protocols.len(), MAX_PROTOCOLS)?;
@@ -160,8 +189,28 @@ impl Rule {
             .map(Condition::parse)
             .transpose()
             .map_err(|error| PolicyError::new(format!("{path}.condition"), error.was, error.allowed))?;
+        let scope = self.scope(path, condition.as_ref())?;
         let services = Services::new(self.action, &self.protocols, &self.ports);
-        Ok(ParsedRule { action: self.action, cidrs, hosts, services, condition })
+        Ok(ParsedRule { action: self.action, cidrs, hosts, services, condition, scope })
+    }
+
+    /// Whether the rule goes by request. Names are what requests are told apart by: an address has many.
+    fn scope(&self, path: &str, condition: Option<&Condition>) -> Result<Option<Scope>, PolicyError> {
+        let entry = |list: &str, texts: &[String], Wrong { index, problem, allowed }: Wrong| {
+            let was = format!("{} ({problem})", quote(&texts[index]));
+            PolicyError::new(format!("{path}.{list}[{index}]"), was, allowed)
+        };
+        check_methods(&self.methods).map_err(|wrong| entry("methods", &self.methods, wrong))?;
+        check_paths(&self.paths).map_err(|wrong| entry("paths", &self.paths, wrong))?;
+        let asks = condition.is_some_and(Condition::by_request);
+        if self.methods.is_empty() && self.paths.is_empty() && !asks {
+            return Ok(None);
+        }
+        if self.hosts.is_empty() {
+            let allowed = "at least one host such as api.example.com in a rule that goes by method or path";
+            return Err(PolicyError::new(format!("{path}.hosts"), "an empty list", allowed));
+        }
+        Ok(Some(Scope::new(&self.methods, &self.paths)))
     }
 }
 
@@ -213,6 +262,8 @@ mod tests {
             hosts: vec!["*.example.com".into(); 2],
             ports: vec![65535; 128],
             protocols: vec![Protocol::Tcp, Protocol::Udp],
+            methods: vec!["GET".into(); 2],
+            paths: vec!["/v1".into(); 128],
             condition: Some("ctx.user.name\n== \"\\\"\"".into()),
         };
         let bare = Rule {
@@ -220,6 +271,8 @@ mod tests {
             cidrs: vec![],
             ports: vec![],
             protocols: vec![],
+            methods: vec![],
+            paths: vec![],
             action: Action::Deny,
             condition: None,
             ..rule.clone()

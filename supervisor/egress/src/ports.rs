@@ -92,6 +92,12 @@ impl Candidates {
         self.conditional.extend_from_slice(&other.conditional);
     }
 
+    /// The lowest of those with a condition that matches.
+    pub(crate) fn first_conditional(mut self, mut holds: impl FnMut(u32) -> bool) -> Option<u32> {
+        self.conditional.sort_unstable();
+        self.conditional.into_iter().find(|rule| holds(*rule))
+    }
+
     /// The lowest that matches. No condition behind it is asked.
     pub(crate) fn first(mut self, mut holds: impl FnMut(u32) -> bool) -> Option<u32> {
         self.conditional.sort_unstable();

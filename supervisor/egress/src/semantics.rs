@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-use crate::{Compiled, Flow, Host, Moment, Policy, Protocol, Ruling, Said, Verdict};
+use crate::{Compiled, Flow, Host, Moment, Policy, Protocol, Request, Ruling, Said, Settled, Verdict};
 
 /// A Saturday, 21:56 UTC.
 const NOW: i64 = 1_795_298_193;
@@ -26,6 +26,13 @@ fn shown(ruling: Ruling<'_>) -> String {
     }
 }
 
+fn settled(settled: Settled<'_>) -> String {
+    match settled {
+        Settled::Decided(ruling) => shown(ruling),
+        Settled::ByRequest => "by request".to_owned(),
+    }
+}
+
 /// `said`: what the client would say if asked; `asked` stands before the answer if it was.
 fn flow(policy: &Compiled, destination: &str, names: &[&str], said: Option<&str>) -> String {
     let destination: std::net::SocketAddr = destination.parse().unwrap();
@@ -41,7 +48,7 @@ fn flow(policy: &Compiled, destination: &str, names: &[&str], said: Option<&str>
     match policy.decide(&flow) {
         Verdict::Decided(ruling) => shown(ruling),
         Verdict::ByName(by_name) => {
-            format!("asked, {}", shown(by_name.settle(said.as_ref().map_or(Said::Other, Said::Name))))
+            format!("asked, {}", settled(by_name.settle(said.as_ref().map_or(Said::Other, Said::Name))))
         }
     }
 }
@@ -144,8 +151,8 @@ fn tls_and_http_without_a_name_are_denied() {
         names: &names,
         began: Moment::at(NOW),
     };
-    assert_eq!(shown(policy.decide_again(&flow, Said::Unnamed)), "deny host-name Unnamed");
-    assert_eq!(shown(policy.decide_again(&flow, Said::Unasked)), "deny host-name Unasked");
+    assert_eq!(settled(policy.decide_again(&flow, Said::Unnamed)), "deny host-name Unnamed");
+    assert_eq!(settled(policy.decide_again(&flow, Said::Unasked)), "deny host-name Unasked");
 }
 
 #[test]
@@ -223,7 +230,7 @@ fn a_rule_matches_only_where_its_condition_is_true() {
         names: &[],
         began: Moment::at(NOW + 3600),
     };
-    assert_eq!(shown(policy.decide_again(&later, Said::Unasked)), "deny default Default");
+    assert_eq!(settled(policy.decide_again(&later, Said::Unasked)), "deny default Default");
 }
 
 #[test]
@@ -317,17 +324,140 @@ fn one_decision_asks_no_more_than_it_may_and_then_closes() {
     let few = Flow { names: &names[4_090..], ..flow };
     assert!(matches!(policy.decide(&few), Verdict::ByName(_)));
     let policy = conditional("ALLOW_PUBLIC", &vec![rule("DENY", &long); 100].join(","));
-    assert_eq!(shown(policy.decide_again(&few, Said::Name(&names[4_090]))), "deny rules[68] Rule");
+    assert_eq!(settled(policy.decide_again(&few, Said::Name(&names[4_090]))), "deny rules[68] Rule");
     // What does not go by host is asked once for all names.
     let rules = [rule("DENY", "ctx.request.port == 25"), rule("ALLOW", "ctx.time.hour == 21")].join(",");
-    assert_eq!(shown(conditional("DENY", &rules).decide_again(&flow, Said::Other)), "allow rules[1]");
+    assert_eq!(settled(conditional("DENY", &rules).decide_again(&flow, Said::Other)), "allow rules[1]");
+}
+
+/// A request to a public address that `name` led to.
+fn request(policy: &Compiled, name: &str, port: u16, method: &str, path: &str) -> String {
+    let names = hosts(&[name]);
+    let flow = Flow {
+        address: "1.2.3.4".parse().unwrap(),
+        port,
+        protocol: Protocol::Tcp,
+        names: &names,
+        began: Moment::at(NOW),
+    };
+    shown(policy.decide_request(&flow, &names[0], &Request::new(method, path)))
+}
+
+const ACME: &str =
+    r#"{"action": "ALLOW", "hosts": ["git.example"], "methods": ["GET", "POST"], "paths": ["/acme"]}"#;
+
+#[test]
+fn a_rule_with_methods_and_paths_is_for_requests() {
+    let policy = rules("DENY", ACME);
+    let name = &["git.example"];
+    assert_eq!(resolves(&policy, "git.example"), "allow rules[0]");
+    assert_eq!(flow(&policy, "1.2.3.4:443", name, Some("git.example")), "asked, by request");
+    assert_eq!(flow(&policy, "1.2.3.4:22", name, None), "asked, deny default NotHttp");
+    let ask = |method, path| request(&policy, "git.example", 443, method, path);
+    assert_eq!(ask("GET", "/acme/x"), "allow rules[0]");
+    assert_eq!(ask("DELETE", "/acme/x"), "deny default Request");
+    assert_eq!(ask("GET", "/acmeevil"), "deny default Request");
+    assert_eq!(ask("GET", "/acme/../x"), "deny default Path(\"the path has '.' or '..' as a segment\")");
+    assert_eq!(request(&policy, "evil.example", 443, "GET", "/acme"), "deny default Default");
+}
+
+#[test]
+fn a_deny_by_request_beats_every_allow_and_leaves_other_requests_alone() {
+    let deny = r#"{"action": "DENY", "hosts": ["*.example"], "methods": ["DELETE"], "name": "keep", "ports": [443]}"#;
+    for open in ["ALLOW_PUBLIC", "DENY"] {
+        let policy =
+            rules(open, &format!(r#"{{"action": "ALLOW", "hosts": ["git.example"]}}, {deny}, {ACME}"#));
+        assert_eq!(resolves(&policy, "git.example"), "allow rules[0]", "the name is not what is denied");
+        let name = &["git.example"];
+        assert_eq!(flow(&policy, "1.2.3.4:443", name, Some("git.example")), "asked, by request");
+        assert_eq!(
+            flow(&policy, "1.2.3.4:443", name, None),
+            "asked, deny keep NotHttp",
+            "what could hide a request"
+        );
+        let on_80 = flow(&policy, "1.2.3.4:80", name, Some("git.example"));
+        assert!(
+            on_80.ends_with("allow rules[0]") || on_80 == "allow default",
+            "{on_80}: nothing to look into"
+        );
+        assert_eq!(request(&policy, "git.example", 443, "DELETE", "/acme"), "deny keep Rule");
+        assert_eq!(request(&policy, "git.example", 443, "delete", "/acme"), "deny keep Rule");
+        assert_eq!(request(&policy, "git.example", 443, "PUT", "/else"), "allow rules[0]");
+        assert_eq!(request(&policy, "git.example", 80, "DELETE", "/acme"), "allow rules[0]");
+    }
+}
+
+#[test]
+fn a_path_that_can_be_read_in_two_ways_is_denied_where_a_rule_goes_by_paths() {
+    let policy = rules(
+        "ALLOW_PUBLIC",
+        r#"{"action": "DENY", "hosts": ["a.example"], "paths": ["/admin"], "name": "admin"},
+           {"action": "DENY", "hosts": ["b.example"], "methods": ["DELETE"]}"#,
+    );
+    for path in
+        ["/x/../admin", "/%2e%2e/admin", "//admin", "/x;/admin", "/x%2Fadmin", "/x\\admin", "/%c0%ae", "/%00"]
+    {
+        let denied = request(&policy, "a.example", 443, "GET", path);
+        assert!(denied.starts_with("deny admin Path("), "{path}: {denied}");
+        assert_eq!(request(&policy, "b.example", 443, "GET", path), "allow default", "{path}");
+    }
+    assert_eq!(request(&policy, "a.example", 443, "GET", "/%61dmin/x"), "deny admin Rule");
+    assert_eq!(request(&policy, "a.example", 443, "GET", "/administrator"), "allow default");
+}
+
+#[test]
+fn a_condition_on_the_request_makes_a_rule_go_by_request() {
+    let allow = |condition: &str| {
+        format!(r#"{{"action": "ALLOW", "hosts": ["a.example"], "condition": "{condition}"}}"#)
+    };
+    let policy =
+        conditional("DENY", &allow("ctx.request.method == 'GET' && ctx.request.path.endsWith('.tar.gz')"));
+    assert_eq!(resolves(&policy, "a.example"), "allow rules[0]");
+    assert_eq!(flow(&policy, "1.1.1.1:443", &["a.example"], Some("a.example")), "asked, by request");
+    assert_eq!(request(&policy, "a.example", 443, "GET", "/x.tar.gz"), "allow rules[0]");
+    assert_eq!(request(&policy, "a.example", 443, "PUT", "/x.tar.gz"), "deny default Request");
+    assert!(request(&policy, "a.example", 443, "GET", "//x.tar.gz").starts_with("deny default Path"));
+    // What is settled without the request needs none.
+    let policy = conditional("DENY", &allow("ctx.time.hour == 22 && ctx.request.method == 'GET'"));
+    assert_eq!(flow(&policy, "1.1.1.1:443", &["a.example"], Some("a.example")), "deny default Default");
+    let deny = allow("ctx.request.path == '/x'").replace("ALLOW", "DENY");
+    let policy = conditional("ALLOW_PUBLIC", &deny);
+    assert_eq!(request(&policy, "a.example", 443, "GET", "/x"), "deny rules[0] Rule");
+    assert_eq!(request(&policy, "a.example", 443, "GET", "/y"), "allow default");
+    assert!(request(&policy, "a.example", 443, "GET", "/y//").starts_with("deny rules[0]"));
+}
+
+#[test]
+fn of_the_nodes_own_services_only_requests_are_denied() {
+    let policy = rules(
+        "DENY",
+        r#"{"action": "DENY", "hosts": ["host.cordium.internal"], "name": "all"},
+           {"action": "DENY", "hosts": ["host.cordium.internal"], "paths": ["/private"], "ports": [80], "name": "private"}"#,
+    );
+    let names = hosts(&["host.cordium.internal"]);
+    let decide = |port, request: Option<(&str, &str)>| {
+        let flow = Flow {
+            address: "100.127.255.253".parse().unwrap(),
+            port,
+            protocol: Protocol::Tcp,
+            names: &names,
+            began: Moment::at(NOW),
+        };
+        let request = request.map(|(method, path)| Request::new(method, path));
+        settled(policy.decide_mapped(&flow, &names[0], request.as_ref()))
+    };
+    assert_eq!(decide(81, None), "allow host-ports");
+    assert_eq!(decide(80, None), "by request");
+    assert_eq!(decide(80, Some(("GET", "/x"))), "allow host-ports");
+    assert_eq!(decide(80, Some(("GET", "/private/x"))), "deny private Rule");
+    assert_eq!(decide(80, Some(("GET", "/x//"))), "deny private Rule");
 }
 
 /// What becomes of a datagram: it says no name.
 fn datagram(policy: &Compiled, destination: &str, names: &[&str]) -> String {
     let destination: std::net::SocketAddr = destination.parse().unwrap();
     let names = hosts(names);
-    shown(policy.decide_again(
+    settled(policy.decide_again(
         &Flow {
             address: destination.ip(),
             port: destination.port(),

@@ -71,6 +71,12 @@ pub enum Reason {
     Unnamed,
     /// The client said a name that did not lead to this address.
     NameNotPinned,
+    /// Some requests to this host are allowed, this one is not.
+    Request,
+    /// Some requests to this host are allowed, but this path can be read in two ways; the text says how.
+    Path(&'static str),
+    /// Requests to this host are decided one by one, and what the client speaks has none.
+    NotHttp,
     /// The policy now goes by names, and the flow was opened without having to say one.
     Unasked,
 }
@@ -91,7 +97,10 @@ impl Reason {
             }
             Self::Unnamed => "the policy goes by host names, and the connection says none",
             Self::NameNotPinned => "the name that the connection says was not resolved to this address",
-            Self::Unasked => "the policy has changed and now goes by host names",
+            Self::Request => "no rule of the workspace's policy allows this method and path",
+            Self::Path(text) => text,
+            Self::NotHttp => "the policy goes by method and path here, and the connection is not HTTP",
+            Self::Unasked => "the policy has changed and now goes by what the connection says",
         }
     }
 
@@ -117,6 +126,11 @@ impl Reason {
                 "let the client send SNI or one Host header, or add an ALLOW rule with the address in cidrs"
             }
             Self::NameNotPinned => "resolve the name inside the workspace and connect to that address",
+            Self::Request => {
+                "add the method and path to an ALLOW rule: cordium policy get WORKSPACE, then cordium policy set WORKSPACE -f FILE"
+            }
+            Self::Path(_) => "send the path in its plain form",
+            Self::NotHttp => "speak HTTP, or let the rules with methods and paths have other ports",
             Self::Unasked => "connect again",
         }
     }

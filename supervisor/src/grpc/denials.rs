@@ -53,6 +53,8 @@ fn message(denial: Denial) -> v1::Denial {
         rule: denial.rule,
         reason: denial.reason,
         next: denial.next,
+        method: denial.method.unwrap_or_default(),
+        path: denial.path.unwrap_or_default(),
     }
 }
 
@@ -70,6 +72,8 @@ mod tests {
             address: Some([192, 0, 2, 1].into()),
             port: Some(443),
             protocol: Protocol::Tcp,
+            method: Some("PUT".into()),
+            path: Some("/x".into()),
             rule: "rules[0]".into(),
             reason: "because".into(),
             next: "do".into(),
@@ -80,6 +84,7 @@ mod tests {
             (passed.address.as_str(), passed.port, passed.protocol.as_str()),
             ("192.0.2.1", 443, "tcp")
         );
+        assert_eq!((passed.method.as_str(), passed.path.as_str()), ("PUT", "/x"));
         assert_eq!((passed.number, passed.rule.as_str(), passed.next.as_str()), (7, "rules[0]", "do"));
     }
 }

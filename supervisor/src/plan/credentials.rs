@@ -1,21 +1,22 @@
 //! What is put on a workspace's requests: the values go to the broker, the workspace gets placeholders.
 
 use cordium_broker::{Authority, Binding, Credentials, Renewal, Secret};
-use cordium_egress::binding::trimmed;
+use cordium_egress::{DefaultAction, binding::trimmed};
 use cordium_proto::v1::EnvVar;
 use cordium_spec::{Credential, Network, WorkspaceSpec};
 
 use super::{Secrets, services};
 use crate::request_error::RequestError;
 
-/// The credentials of a run that begins, with an authority of its own. Every value must be there.
+/// The credentials of a run that begins, with an authority of its own. Every value must be there. Rules by method or path need
+/// the authority, too: requests inside TLS are not seen without it.
 pub(super) fn credentials(
     workspace: &str,
     spec: &WorkspaceSpec,
     secrets: &Secrets,
 ) -> Result<Option<Credentials>, RequestError> {
-    let Network { credentials: asked, extra_roots, .. } = &spec.runtime.network;
-    if asked.is_empty() {
+    let Network { egress, credentials: asked, extra_roots, .. } = &spec.runtime.network;
+    if asked.is_empty() && !egress.policy(DefaultAction::Deny, Vec::new()).goes_by_request() {
         return Ok(None);
     }
     for credential in asked {

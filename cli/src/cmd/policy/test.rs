@@ -2,7 +2,9 @@
 
 use std::{net::IpAddr, path::PathBuf};
 
-use cordium_egress::{Cidr, Compiled, DefaultAction, Flow, Moment, Policy, Protocol, Ruling, Said};
+use cordium_egress::{
+    Cidr, Compiled, DefaultAction, Flow, Moment, Policy, Protocol, Request, Ruling, Said, Settled,
+};
 use serde_json::{Value, json};
 
 use super::{
@@ -28,12 +30,15 @@ pub struct Args {
     /// A Workspace or Template in YAML or JSON, or its egress section alone (`-` reads standard input)
     #[arg(short = 'f', long, value_name = "FILE")]
     pub file: PathBuf,
-    /// HOST:PORT or ADDRESS:PORT
+    /// HOST:PORT, ADDRESS:PORT, or a URL: a request to it
     #[arg(required = true, value_name = "DESTINATION", value_parser = destination::parse)]
     pub destinations: Vec<Destination>,
     /// The address that the hosts resolve to [default: a public one that no rule names]
     #[arg(long, value_name = "ADDRESS")]
     pub address: Option<IpAddr>,
+    /// The method of the requests
+    #[arg(long, value_name = "METHOD", default_value = "GET")]
+    pub method: String,
     /// Ask for datagrams, not connections
     #[arg(long)]
     pub udp: bool,
@@ -51,6 +56,7 @@ pub fn run(args: &Args) -> Outcome {
     policy.context = Some(args.context.subject());
     let asked = Asked {
         address: args.address,
+        method: args.method.clone(),
         protocol: if args.udp { Protocol::Udp } else { Protocol::Tcp },
         at: args.context.moment(),
     };
@@ -74,6 +80,8 @@ struct Asked {
     /// Of the hosts.
     address: Option<IpAddr>,
     protocol: Protocol,
+    /// Of requests.
+    method: String,
     at: Moment,
 }
 
@@ -84,6 +92,8 @@ struct Answer {
     port: u16,
     protocol: Protocol,
     allowed: bool,
+    /// Some requests are, and none was named.
+    by_request: bool,
     rule: String,
     reason: Option<&'static str>,
     next: Option<&'static str>,
@@ -95,6 +105,9 @@ impl Answer {
             "destination": self.destination, "address": self.address, "port": self.port,
             "protocol": self.protocol.name(), "allowed": self.allowed, "rule": self.rule,
         });
+        if self.by_request {
+            value["byRequest"] = true.into();
+        }
         for (key, text) in [("host", self.host.as_deref()), ("reason", self.reason), ("next", self.next)] {
             if let Some(text) = text {
                 value[key] = text.into();
@@ -122,15 +135,30 @@ fn answer(
         }
     };
     let resolved = host.map(|host| compiled.resolves(host, at)).filter(|ruling| !ruling.is_allowed());
-    let ruling = resolved.unwrap_or_else(|| {
-        let names = Vec::from_iter(host.cloned());
-        // A datagram says no name.
-        let said = host.filter(|_| protocol == Protocol::Tcp).map_or(Said::Other, Said::Name);
-        compiled.decide_again(&Flow { address, port, protocol, names: &names, began: at }, said)
-    });
-    let reason = match ruling {
-        Ruling::Allow { .. } => None,
-        Ruling::Deny { reason, .. } => Some(reason),
+    let settled = resolved.map_or_else(
+        || {
+            let names = Vec::from_iter(host.cloned());
+            // A datagram says no name.
+            let said = host.filter(|_| protocol == Protocol::Tcp).map_or(Said::Other, Said::Name);
+            let flow = Flow { address, port, protocol, names: &names, began: at };
+            match (compiled.decide_again(&flow, said), host, &destination.path) {
+                (Settled::ByRequest, Some(host), Some(path)) => {
+                    Settled::Decided(compiled.decide_request(&flow, host, &Request::new(&asked.method, path)))
+                }
+                (settled, ..) => settled,
+            }
+        },
+        Settled::Decided,
+    );
+    let (rule, reason, next) = match settled {
+        Settled::Decided(Ruling::Allow { rule }) => (rule.to_string(), None, None),
+        Settled::Decided(Ruling::Deny { rule, reason }) => {
+            (rule.to_string(), Some(reason.text()), Some(reason.next()))
+        }
+        Settled::ByRequest => {
+            let reason = "rules with methods or paths decide about each request";
+            ("-".to_owned(), Some(reason), Some("test a URL such as https://HOST/PATH, with --method"))
+        }
     };
     Ok(Answer {
         destination: destination.text.clone(),
@@ -138,10 +166,11 @@ fn answer(
         address,
         port,
         protocol,
-        allowed: ruling.is_allowed(),
-        rule: ruling.rule().to_string(),
-        reason: reason.map(cordium_egress::Reason::text),
-        next: reason.map(cordium_egress::Reason::next),
+        allowed: settled.may_go_on(),
+        by_request: settled == Settled::ByRequest,
+        rule,
+        reason,
+        next,
     })
 }
 
@@ -168,7 +197,11 @@ fn rows(answers: &[Answer], format: Format) -> String {
         header.extend(["ADDRESS", "NEXT STEP"]);
     }
     let row = |answer: &Answer| {
-        let verdict = if answer.allowed { "allow" } else { "deny" };
+        let verdict = match answer.allowed {
+            true if answer.by_request => "by request",
+            true => "allow",
+            false => "deny",
+        };
         let texts = [&answer.destination, verdict, &answer.rule, answer.reason.unwrap_or("-")];
         let mut row: Vec<String> = texts.map(str::to_owned).into();
         if format == Format::Wide {
@@ -197,13 +230,26 @@ rules:
     }
 
     fn ask_by(protocol: Protocol, egress: &str, destination: &str, address: Option<&str>) -> String {
+        request(protocol, "GET", egress, destination, address)
+    }
+
+    fn request(
+        protocol: Protocol,
+        method: &str,
+        egress: &str,
+        destination: &str,
+        address: Option<&str>,
+    ) -> String {
         let policy = cordium_spec::parse_egress(egress).unwrap().policy(DefaultAction::AllowPublic, vec![]);
         let compiled = policy.compile().unwrap();
         let destination = destination::parse(destination).unwrap();
         let address = address.map(|address| address.parse().unwrap());
-        let asked = Asked { address, protocol, at: Moment::at(8 * 3600) };
+        let asked = Asked { address, protocol, method: method.to_owned(), at: Moment::at(8 * 3600) };
         let answer = answer(&policy, &compiled, &destination, &asked).unwrap();
-        assert_eq!(answer.allowed, answer.reason.is_none());
+        assert_eq!(answer.allowed, answer.reason.is_none() || answer.by_request);
+        if answer.by_request {
+            return "by request".to_owned();
+        }
         format!("{} {}", if answer.allowed { "allow" } else { "deny" }, answer.rule)
     }
 
@@ -264,6 +310,33 @@ rules:
             ("c.example:80", "deny default"),
         ] {
             assert_eq!(ask(rules, destination, None), expected, "{destination}");
+        }
+    }
+
+    #[test]
+    fn requests_are_judged_by_method_and_path() {
+        let rules = "
+defaultAction: DENY
+rules:
+  - {name: read, action: ALLOW, hosts: [git.example], methods: [GET], paths: [/acme]}
+  - {name: rest, action: ALLOW, hosts: [api.example]}
+  - {name: keep, action: DENY, hosts: [api.example], methods: [DELETE]}
+";
+        for (method, destination, expected) in [
+            ("GET", "https://git.example/acme/x?y", "allow read"),
+            ("PUT", "https://git.example/acme/x", "deny default"),
+            ("GET", "http://git.example/else", "deny default"),
+            ("GET", "http://git.example/acme/../x", "deny default"),
+            ("GET", "git.example:443", "by request"),
+            ("DELETE", "https://api.example/x", "deny keep"),
+            ("POST", "https://api.example/x", "allow rest"),
+            ("GET", "https://other.example/acme", "deny default"),
+        ] {
+            assert_eq!(
+                request(Protocol::Tcp, method, rules, destination, None),
+                expected,
+                "{method} {destination}"
+            );
         }
     }
 

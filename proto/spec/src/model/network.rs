@@ -166,6 +166,15 @@ pub struct EgressRule {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 2))]
     pub protocols: Vec<Protocol>,
+    /// Methods of HTTP, such as GET: the rule is for such requests to its `hosts`, and for nothing else. Empty means all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 128))]
+    pub methods: Vec<String>,
+    /// Beginnings of paths of HTTP, by whole segments, such as /repos/acme: the rule is for such requests to its
+    /// `hosts`, and for nothing else. Empty means all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 128))]
+    pub paths: Vec<String>,
     /// A condition in CEL on ctx.workspace, ctx.user, ctx.request and ctx.time, such as
     /// `ctx.time.weekday in [1, 2, 3, 4, 5]`: the rule matches only where it is true, too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -217,6 +226,8 @@ impl From<&EgressRule> for egress::Rule {
             hosts: rule.hosts.clone(),
             ports: rule.ports.clone(),
             protocols: rule.protocols.iter().map(|protocol| (*protocol).into()).collect(),
+            methods: rule.methods.clone(),
+            paths: rule.paths.clone(),
             condition: rule.condition.clone(),
         }
     }

@@ -317,7 +317,8 @@ fn rules_of_template_and_workspace_count_alike() {
             names: &[],
             began,
         };
-        let ruling = compiled.decide_again(&flow, cordium_egress::Said::Unasked);
+        let settled = compiled.decide_again(&flow, cordium_egress::Said::Unasked);
+        let cordium_egress::Settled::Decided(ruling) = settled else { panic!("{settled:?}") };
         (ruling.is_allowed(), ruling.rule().to_string())
     };
     assert_eq!(rule("1.1.1.1"), (false, "template".to_owned()));

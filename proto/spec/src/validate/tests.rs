@@ -312,6 +312,15 @@ fn network_rules() {
         ),
         ("{action: ALLOW, hosts: [a.b], condition: ''}", ".condition: was the end at line 1, column 1"),
         ("{action: ALLOW, condition: 'true'}", ".cidrs: was an empty list"),
+        (
+            "{action: ALLOW, cidrs: [10.0.0.0/8], methods: [GET]}",
+            ".hosts: was an empty list; allowed: at least one host",
+        ),
+        ("{action: ALLOW, hosts: [a.b], methods: [get]}", ".methods[0]: was \"get\" (is no method)"),
+        (
+            "{action: ALLOW, hosts: [a.b], paths: [/a, /b//c]}",
+            ".paths[1]: was \"/b//c\" (the path has an empty segment",
+        ),
         ("{action: REJECT, cidrs: [10.0.0.0/8]}", ".action: was \"REJECT\"; allowed: ALLOW, DENY"),
     ] {
         refused(&[(&rule(text), &format!("{at}{expected}"))]);
@@ -322,6 +331,9 @@ fn network_rules() {
     let valid = "{hosts: ['*.Example.com', example.com.], action: ALLOW, name: our-own_1.0}";
     let spec = parse_workspace_json(&rule(valid)).unwrap();
     assert_eq!(spec.runtime.network.egress.rules[0].hosts, ["*.Example.com", "example.com."]);
+    let valid = "{hosts: [a.b], action: DENY, methods: [GET, M-SEARCH], paths: [/, /v1/x]}";
+    let spec = parse_workspace_json(&rule(valid)).unwrap();
+    assert_eq!(spec.runtime.network.egress.rules[0].paths, ["/", "/v1/x"]);
     let valid = "{hosts: [a.b], action: ALLOW, protocols: [UDP, TCP]}";
     let policy = parse_workspace_json(&rule(valid)).unwrap().runtime.network.egress;
     let policy = policy.policy(cordium_egress::DefaultAction::Deny, vec![]);

@@ -28,6 +28,10 @@ struct Body<'a> {
     address: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     port: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    method: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path: Option<&'a str>,
     rule: &'a str,
     reason: &'a str,
     next: &'a str,
@@ -82,6 +86,8 @@ pub(crate) fn body(denial: &Denial) -> Vec<u8> {
         host: denial.names.first().map(String::as_str),
         address: denial.address.map(|address| address.to_string()),
         port: denial.port,
+        method: denial.method.as_deref(),
+        path: denial.path.as_deref(),
         rule: &denial.rule,
         reason: &denial.reason,
         next: &denial.next,
@@ -116,6 +122,7 @@ mod tests {
             names: &[cordium_egress::Host::parse("a.example").unwrap()],
             destination: Some(([192, 0, 2, 1], port).into()),
             protocol: Protocol::Tcp,
+            request: None,
         };
         Denial::new("w", &what, Why { rule: "no \"x\"".into(), reason: "because", next: "add a rule" })
     }

@@ -17,6 +17,8 @@ pub use watch::{Denials, WatchError, watch};
 
 /// Names that one denial carries.
 const MAX_NAMES: usize = 4;
+/// Letters of a method or path that one denial carries.
+const MAX_TEXT: usize = 512;
 
 /// One refusal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,6 +37,11 @@ pub struct Denial {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
     pub protocol: Protocol,
+    /// Of a request of HTTP; its path is without the query.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub method: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
     /// What decided: a rule's name, `rules[N]`, `default`, or one that every node has.
     pub rule: String,
     pub reason: String,
@@ -64,6 +71,14 @@ pub(crate) struct What<'a> {
     pub names: &'a [Host],
     pub destination: Option<SocketAddr>,
     pub protocol: Protocol,
+    /// Method and path, where it is one request.
+    pub request: Option<(&'a str, &'a str)>,
+}
+
+/// Cut, and without what a terminal could take for more than a letter.
+fn plain(text: &str) -> String {
+    let plain = |letter: char| if letter.is_ascii_graphic() { letter } else { '?' };
+    text.chars().take(MAX_TEXT).map(plain).collect()
 }
 
 impl Denial {
@@ -77,6 +92,8 @@ impl Denial {
             address: what.destination.map(|destination| destination.ip().to_canonical()),
             port: what.destination.map(|destination| destination.port()),
             protocol: what.protocol,
+            method: what.request.map(|(method, _)| plain(method)),
+            path: what.request.map(|(_, path)| plain(path)),
             rule: why.rule,
             reason: why.reason.to_owned(),
             next: why.next.to_owned(),

@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     fn denial(rule: &str) -> Denial {
-        let what = What { names: &[], destination: None, protocol: Protocol::Tcp };
+        let what = What { names: &[], destination: None, protocol: Protocol::Tcp, request: None };
         Denial::new("w", &what, Why { rule: rule.to_owned(), reason: "because", next: "do" })
     }
 

@@ -163,7 +163,7 @@ impl Names {
     /// The name that may be asked for. What is refused is not told to any server: a name can carry data out.
     fn allowed(&self, question: &Question) -> Result<Host, ResponseCode> {
         let denied = |names: &[Host], why| {
-            self.ring.add(&What { names, destination: None, protocol: Protocol::Dns }, why);
+            self.ring.add(&What { names, destination: None, protocol: Protocol::Dns, request: None }, why);
         };
         let Ok(name) = Host::parse(&question.name()) else {
             let reason = "the name that was asked for is no host name";

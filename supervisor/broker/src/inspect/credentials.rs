@@ -76,7 +76,8 @@ impl Credentials {
 
     /// Everything but the certificates.
     pub(super) fn check_texts(&self) -> Result<(), CredentialsError> {
-        bound("bindings", self.bindings.len(), 1, MAX_BINDINGS)?;
+        // None: the authority alone, for rules that go by request.
+        bound("bindings", self.bindings.len(), 0, MAX_BINDINGS)?;
         bound("extraRoots", self.extra_roots.len(), 0, MAX_ROOTS)?;
         bound("authority.certificate", self.authority.certificate.len(), 1, MAX_PEM)?;
         bound("authority.key", self.authority.key.expose().len(), 1, MAX_PEM)?;
@@ -151,7 +152,9 @@ mod tests {
             credentials(vec![binding("one", "a.example"), binding("two", "a.example")]).check(),
             Ok(())
         );
-        assert_eq!(credentials(vec![]).check_texts().unwrap_err().path, "bindings");
+        assert_eq!(credentials(vec![]).check(), Ok(()));
+        let many = vec![binding("one", "a.example"); MAX_BINDINGS + 1];
+        assert_eq!(credentials(many).check_texts().unwrap_err().path, "bindings");
         assert_eq!(wrong(|b| b.name = "a b".into()), "bindings[1].name");
         assert_eq!(wrong(|b| b.name = "two".into()), "bindings[1].name");
         assert_eq!(wrong(|b| b.hosts.clear()), "bindings[1].hosts");

@@ -1,11 +1,13 @@
-//! Puts a workspace's credentials on its requests, so that they are never inside it.
+//! Looks at each request of HTTP where the policy goes by method and path, and puts a workspace's credentials on its requests, so
+//! that they are never inside it.
 //!
-//! A TLS connection to a host that a credential is bound to ends here, with a certificate of the workspace's own authority. Each
-//! request is checked, has its placeholder replaced, and goes on to the server over TLS whose certificate is verified. All other
-//! connections pass untouched.
+//! A TLS connection to a host that has such rules or a credential ends here, with a certificate of the workspace's own authority.
+//! Each request is checked, has its placeholder replaced, and goes on to the server over TLS whose certificate is verified. Plain
+//! HTTP is looked at for rules only. All other connections pass untouched.
 
 mod answer;
 mod authority;
+mod claims;
 mod credentials;
 mod hold;
 mod hop;
@@ -33,7 +35,7 @@ pub use credentials::{Authority, Binding, Credentials, CredentialsError};
 pub(crate) use inspection::Inspection;
 pub(crate) use roots::Roots;
 pub use secret::Secret;
-pub(crate) use serve::{Place, serve};
+pub(crate) use serve::{Place, Way, serve};
 pub(crate) use tls::is_certificate;
 
 /// The most that the head of a request or an answer may take.

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use cordium_egress::{Host, path};
 use http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use http::request::Parts;
-use http::uri::{PathAndQuery, Uri};
+use http::uri::{PathAndQuery, Scheme, Uri};
 use zeroize::Zeroizing;
 
 use super::inspection::{Bound, Inspection, Slot};
@@ -27,9 +27,7 @@ impl Inspection {
         if size(parts) > MAX_HEAD {
             return refuse("request", "the head of the request is longer than 64 KiB", "send less");
         }
-        if let Err(reason) = target::check(parts, host, port) {
-            return refuse("request", reason, "send one Host, the one that the connection was opened for");
-        }
+        target::check(parts, host, port, &Scheme::HTTPS).map_err(wrong_target)?;
         let matching = match self.matching(host, parts) {
             Ok(matching) => matching,
             Err((rule, reason)) => {
@@ -76,6 +74,19 @@ impl Inspection {
         Ok(())
     }
 
+    /// Checks a request to a host without credentials, where those of other hosts are worth nothing.
+    pub(super) fn pass(&self, host: &Host, port: u16, parts: &mut Parts) -> Result<(), Why> {
+        target::check(parts, host, port, &Scheme::HTTPS).map_err(wrong_target)?;
+        let found = self.bindings.iter().find(|bound| stands_in(parts, &bound.placeholder));
+        found.map_or(Ok(()), |bound| {
+            Err(Why {
+                rule: format!("credential {}", bound.name),
+                reason: "the request carries the placeholder of a credential that is not bound to it",
+                next: "send it to the hosts, methods and paths of the binding only",
+            })
+        })
+    }
+
     /// The bindings that a request is for. A path that has no plain form is refused where a binding goes by paths.
     fn matching(&self, host: &Host, parts: &Parts) -> Result<Vec<&Bound>, (String, &'static str)> {
         let mut matching = Vec::new();
@@ -93,6 +104,11 @@ impl Inspection {
         }
         Ok(matching)
     }
+}
+
+pub(super) fn wrong_target(reason: &'static str) -> Why {
+    let next = "send one Host, the one that the connection was opened for";
+    Why { rule: "request".into(), reason, next }
 }
 
 fn size(parts: &Parts) -> usize {

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
-use cordium_egress::Host;
+use cordium_egress::{Host, Request as Asked};
+use http::uri::Scheme;
 use http::{Request, Response, StatusCode};
 use http_body_util::Either;
 use hyper::body::Incoming;
@@ -14,15 +15,15 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::io::copy_bidirectional;
+use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional};
 use tokio::sync::{Notify, mpsc};
-use tokio_rustls::server::TlsStream;
 
 use super::answer::{Body, denied, drain};
 use super::inspection::Inspection;
+use super::request::wrong_target;
 use super::tls::{self, Speaks, TlsError};
 use super::upstream::{self, Driver, Unsent, Upstream};
-use super::{MAX_HEAD, MAX_HEADERS, SEND_BUFFER, WINDOW, hold, hop};
+use super::{MAX_HEAD, MAX_HEADERS, SEND_BUFFER, WINDOW, claims, hold, hop, target};
 use crate::denials::{Denial, Protocol, Ring, What, Why};
 use crate::end::End;
 use crate::policy::Rules;
@@ -31,10 +32,19 @@ use crate::policy::Rules;
 const HEAD: Duration = Duration::from_secs(30);
 const MAX_STREAMS: u32 = 64;
 
+/// How the requests of a connection are seen.
+pub(crate) enum Way {
+    Plain,
+    Tls(Arc<Inspection>),
+}
+
 /// Which connection it is, and who decides about its requests.
 pub(crate) struct Place {
     pub host: Host,
+    pub way: Way,
     pub destination: SocketAddr,
+    /// Those that led to the destination.
+    pub names: Arc<[Host]>,
     pub rules: Arc<Rules>,
     pub ring: Arc<Ring>,
 }
@@ -63,47 +73,45 @@ struct Connection {
 }
 
 /// Serves the client's requests until one of the sides ends.
-pub(crate) async fn serve(
-    place: Arc<Place>,
-    inspection: &Inspection,
-    client: End,
-    upstream: End,
-) -> Result<(), InspectError> {
-    let hello = tls::hello(client, &place.host).await?;
-    let reached = match tls::connect(upstream, inspection, &place.host, hello.offered.clone()).await {
-        Ok((stream, speaks)) => match upstream::open(stream, speaks).await {
-            Ok((upstream, driver)) => Ok((upstream, driver, speaks)),
-            Err(_) => Err(place.unreached(false)),
-        },
-        Err(error) => Err(place.unreached(tls::is_certificate(&error))),
-    };
-    let (upstream, driver, chosen): (_, Driver, _) = match reached {
-        Ok((upstream, driver, speaks)) => (upstream, driver, Some(speaks)),
-        Err(denial) => (Upstream::None(denial), Box::pin(std::future::pending()), None),
-    };
-    let (client, speaks) = hello.accept(inspection, &place.host, chosen).await?;
-    let (upgrades, mut upgraded) = mpsc::unbounded_channel();
-    let upgrading = AtomicBool::new(false);
-    let connection = Arc::new(Connection { place, upstream, begun: Notify::new(), upgrading, upgrades });
-    match speaks {
-        Speaks::Http1 => {
-            let rest = connection.http1(client, driver).await?;
-            drop(connection);
-            if let Ok(pair) = upgraded.try_recv() {
-                web_socket(pair, rest).await.map_err(InspectError::WebSocket)?;
-            }
-            Ok(())
+pub(crate) async fn serve(place: Arc<Place>, client: End, upstream: End) -> Result<(), InspectError> {
+    match &place.way {
+        Way::Plain => {
+            let (upstream, driver) =
+                reached(&place, upstream::open(upstream, Speaks::Http1).await.map_err(|_| false));
+            Connection::serve(place, client, Speaks::Http1, upstream, driver).await
         }
-        Speaks::Http2 => connection.http2(client, driver).await,
+        Way::Tls(inspection) => {
+            let hello = tls::hello(client, &place.host).await?;
+            let connected = tls::connect(upstream, inspection, &place.host, hello.offered.clone()).await;
+            let (opened, chosen) = match connected {
+                Ok((stream, speaks)) => {
+                    (upstream::open(stream, speaks).await.map_err(|_| false), Some(speaks))
+                }
+                Err(error) => (Err(tls::is_certificate(&error)), None),
+            };
+            let chosen = chosen.filter(|_| opened.is_ok());
+            let (upstream, driver) = reached(&place, opened);
+            let (client, speaks) = hello.accept(inspection, &place.host, chosen).await?;
+            let place = Arc::clone(&place);
+            Connection::serve(place, client, speaks, upstream, driver).await
+        }
     }
 }
 
+/// The server's side, or what to answer in its place.
+fn reached(place: &Place, opened: Result<(Upstream, Driver), bool>) -> (Upstream, Driver) {
+    opened.unwrap_or_else(|certificate| {
+        (Upstream::None(place.unreached(certificate)), Box::pin(std::future::pending()))
+    })
+}
+
 impl Place {
-    fn deny(&self, why: Why) -> Arc<Denial> {
+    fn deny(&self, why: Why, request: Option<(&str, &str)>) -> Arc<Denial> {
         let what = What {
             names: std::slice::from_ref(&self.host),
             destination: Some(self.destination),
             protocol: Protocol::Tcp,
+            request,
         };
         self.ring.add(&what, why)
     }
@@ -115,19 +123,47 @@ impl Place {
                 "check the server; a private authority is named with the credential",
             )
         } else {
-            ("no TLS could be spoken with the server of a host with credentials", "check the server")
+            (
+                "no TLS could be spoken with the server of a host whose requests are looked at",
+                "check the server",
+            )
         };
-        self.deny(Why { rule: "upstream-tls".into(), reason, next })
+        self.deny(Why { rule: "upstream-tls".into(), reason, next }, None)
     }
 }
 
 impl Connection {
+    async fn serve<S>(
+        place: Arc<Place>,
+        client: S,
+        speaks: Speaks,
+        upstream: Upstream,
+        driver: Driver,
+    ) -> Result<(), InspectError>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let (upgrades, mut upgraded) = mpsc::unbounded_channel();
+        let upgrading = AtomicBool::new(false);
+        let connection = Arc::new(Self { place, upstream, begun: Notify::new(), upgrading, upgrades });
+        match speaks {
+            Speaks::Http1 => {
+                let rest = connection.http1(client, driver).await?;
+                drop(connection);
+                if let Ok(pair) = upgraded.try_recv() {
+                    web_socket(pair, rest).await.map_err(InspectError::WebSocket)?;
+                }
+                Ok(())
+            }
+            Speaks::Http2 => connection.http2(client, driver).await,
+        }
+    }
+
     /// Ends when the client has no more requests; gives back the server's side, if that has not ended.
-    async fn http1(
-        self: &Arc<Self>,
-        client: TlsStream<End>,
-        mut driver: Driver,
-    ) -> Result<Option<Driver>, InspectError> {
+    async fn http1<S>(self: &Arc<Self>, client: S, mut driver: Driver) -> Result<Option<Driver>, InspectError>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
         let service = service_fn(|request| {
             let connection = Arc::clone(self);
             async move { connection.answer(request).await }
@@ -153,7 +189,10 @@ impl Connection {
         }
     }
 
-    async fn http2(self: Arc<Self>, client: TlsStream<End>, mut driver: Driver) -> Result<(), InspectError> {
+    async fn http2<S>(self: Arc<Self>, client: S, mut driver: Driver) -> Result<(), InspectError>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
         let begun = Arc::clone(&self);
         let service = service_fn(move |request| {
             let connection = Arc::clone(&self);
@@ -192,10 +231,13 @@ impl Connection {
         let place = &self.place;
         let body = match hold::body(&mut parts, body, place.signs()).await {
             Ok(body) => body,
-            Err(why) => return Ok(denied(&place.deny(why), StatusCode::FORBIDDEN)),
+            Err(why) => {
+                let denial = place.deny(why, Some((parts.method.as_str(), parts.uri.path())));
+                return Ok(denied(&denial, StatusCode::FORBIDDEN));
+            }
         };
         if let Err(why) = place.admit(&mut parts) {
-            let denial = place.deny(why);
+            let denial = place.deny(why, Some((parts.method.as_str(), parts.uri.path())));
             drain(body).await;
             return Ok(denied(&denial, StatusCode::FORBIDDEN));
         }
@@ -220,7 +262,7 @@ impl Connection {
             _ if switches => {
                 let reason = "the server switches to a protocol that was not asked for";
                 let why = Why { rule: "upgrade".into(), reason, next: "check the server" };
-                return Ok(denied(&place.deny(why), StatusCode::BAD_GATEWAY));
+                return Ok(denied(&place.deny(why, None), StatusCode::BAD_GATEWAY));
             }
             _ => self.upgrading.store(false, Ordering::Relaxed),
         }
@@ -230,17 +272,31 @@ impl Connection {
 }
 
 impl Place {
-    /// Checks a request by the credentials that hold now, and puts them on it.
+    /// Checks a request by the policy and the credentials that hold now, and puts those on it.
     fn admit(&self, parts: &mut http::request::Parts) -> Result<(), Why> {
         let refused = |reason| Why { rule: "request".into(), reason, next: "send a plain request" };
         hop::check_framing(&parts.headers).map_err(refused)?;
-        let reason = "the credentials of this host have been taken away";
-        let inspection = self.rules.inspection().ok_or_else(|| refused(reason))?;
-        inspection.apply(&self.host, self.destination.port(), parts, SystemTime::now())
+        let port = self.destination.port();
+        for (method, path) in claims::of(parts).map_err(refused)? {
+            self.rules.request(self.destination, &self.names, &self.host, &Asked::new(method, path))?;
+        }
+        let Way::Tls(inspection) = &self.way else {
+            return target::check(parts, &self.host, port, &Scheme::HTTP).map_err(wrong_target);
+        };
+        match self.rules.inspection() {
+            Some(now) if now.binds(&self.host) => now.apply(&self.host, port, parts, SystemTime::now()),
+            now => {
+                // A placeholder of what has been taken away is still one.
+                inspection.pass(&self.host, port, parts)?;
+                now.map_or(Ok(()), |now| now.pass(&self.host, port, parts))
+            }
+        }
     }
 
+    /// Over plain HTTP nothing is signed.
     fn signs(&self) -> bool {
-        self.rules.inspection().is_some_and(|inspection| inspection.signs(&self.host))
+        matches!(self.way, Way::Tls(_))
+            && self.rules.inspection().is_some_and(|inspection| inspection.signs(&self.host))
     }
 }
 

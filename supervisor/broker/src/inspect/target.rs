@@ -7,14 +7,14 @@ use http::uri::{PathAndQuery, Scheme, Uri};
 use http::{Method, Version};
 
 /// Checks that every name in the request is `host`, on `port`, and leaves the target in the form that a server expects.
-pub(super) fn check(parts: &mut Parts, host: &Host, port: u16) -> Result<(), &'static str> {
+pub(super) fn check(parts: &mut Parts, host: &Host, port: u16, scheme: &Scheme) -> Result<(), &'static str> {
     if parts.method == Method::CONNECT {
         return Err("CONNECT leads to a host that is not checked");
     }
     let mut named = false;
     if let Some(authority) = parts.uri.authority() {
-        if !parts.uri.scheme().is_some_and(|scheme| *scheme == Scheme::HTTPS) {
-            return Err("the request's target is not https");
+        if parts.uri.scheme() != Some(scheme) {
+            return Err("the request's target has another scheme than the connection");
         }
         is_host(authority.as_str(), host, port)?;
         named = true;
@@ -74,7 +74,8 @@ mod tests {
             request = request.header(HOST, *host);
         }
         let mut parts = request.body(()).unwrap().into_parts().0;
-        check(&mut parts, &Host::parse("a.example").unwrap(), 443).map(|()| parts.uri.to_string())
+        check(&mut parts, &Host::parse("a.example").unwrap(), 443, &Scheme::HTTPS)
+            .map(|()| parts.uri.to_string())
     }
 
     #[test]
@@ -115,6 +116,9 @@ mod tests {
     #[test]
     fn connect_is_refused() {
         let request = Request::connect("a.example:443").header(HOST, "a.example").body(()).unwrap();
-        assert!(check(&mut request.into_parts().0, &Host::parse("a.example").unwrap(), 443).is_err());
+        assert!(
+            check(&mut request.into_parts().0, &Host::parse("a.example").unwrap(), 443, &Scheme::HTTPS)
+                .is_err()
+        );
     }
 }

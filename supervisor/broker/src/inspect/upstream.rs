@@ -7,14 +7,13 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Mutex;
-use tokio_rustls::client::TlsStream;
 
 use super::answer::Body;
 use super::tls::Speaks;
 use super::{MAX_HEAD, MAX_HEADERS, SEND_BUFFER, WINDOW};
 use crate::denials::Denial;
-use crate::end::End;
 
 /// Where requests go.
 #[derive(Clone)]
@@ -28,7 +27,10 @@ pub(super) enum Upstream {
 /// Moves the bytes of a connection; ends when it ends.
 pub(super) type Driver = Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>;
 
-pub(super) async fn open(stream: TlsStream<End>, speaks: Speaks) -> hyper::Result<(Upstream, Driver)> {
+pub(super) async fn open<S>(stream: S, speaks: Speaks) -> hyper::Result<(Upstream, Driver)>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
     let io = TokioIo::new(stream);
     match speaks {
         Speaks::Http1 => {

@@ -174,7 +174,7 @@ impl Relay {
     }
 
     fn denied(&self, key: Key, names: &[Host], why: Why) {
-        let what = What { names, destination: Some(key.destination), protocol: Protocol::Udp };
+        let what = What { names, destination: Some(key.destination), protocol: Protocol::Udp, request: None };
         self.ring.add(&what, why);
     }
 

@@ -13,7 +13,8 @@ use cordium_egress::{Action, DefaultAction, Policy, Rule};
 pub fn rule(action: Action, hosts: &str, cidrs: &str, ports: &[u16]) -> Rule {
     let words = |text: &str| text.split_whitespace().map(str::to_owned).collect();
     let (cidrs, hosts, ports) = (words(cidrs), words(hosts), ports.to_vec());
-    Rule { name: None, action, cidrs, hosts, ports, protocols: vec![], condition: None }
+    let (name, protocols, methods, paths, condition) = (None, vec![], vec![], vec![], None);
+    Rule { name, action, cidrs, hosts, ports, protocols, methods, paths, condition }
 }
 
 /// DENY but for these hosts.

@@ -1,7 +1,6 @@
 //! Clients in the sandbox. To be called there.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::TcpStream;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -28,7 +27,11 @@ fn config(certificate: &str, protocols: &[&str]) -> Arc<ClientConfig> {
 }
 
 /// A connection of HTTP/1.1, for bytes as they are.
-pub struct Raw(StreamOwned<ClientConnection, TcpStream>);
+pub struct Raw(Box<dyn Stream>);
+
+trait Stream: Read + Write + Send {}
+
+impl<T: Read + Write + Send> Stream for T {}
 
 impl Raw {
     /// Whoever answers must have a certificate of this authority.
@@ -36,12 +39,22 @@ impl Raw {
         let address = resolve(name).unwrap();
         let client =
             ClientConnection::new(config(certificate, &["http/1.1"]), name.try_into().unwrap()).unwrap();
-        Self(StreamOwned::new(client, connect(&address, 443)))
+        Self(Box::new(StreamOwned::new(client, connect(&address, 443))))
+    }
+
+    /// The same without TLS.
+    pub fn plain(name: &str, port: u16) -> Self {
+        Self(Box::new(connect(&resolve(name).unwrap(), port)))
     }
 
     pub fn write(&mut self, bytes: &[u8]) {
         self.0.write_all(bytes).unwrap();
         self.0.flush().unwrap();
+    }
+
+    /// Whether the connection took them.
+    pub fn try_write(&mut self, bytes: &[u8]) -> bool {
+        self.0.write_all(bytes).and_then(|()| self.0.flush()).is_ok()
     }
 
     /// One answer: its head and a body of the length that it says.
@@ -73,6 +86,14 @@ impl Raw {
         let mut word = [0; 4];
         self.0.read_exact(&mut word).unwrap();
         word
+    }
+
+    /// What comes back to these bytes, if anything does before the connection ends.
+    pub fn rest(&mut self) -> String {
+        let mut bytes = Vec::new();
+        // A reset is an end, too.
+        let _ = self.0.read_to_end(&mut bytes);
+        String::from_utf8_lossy(&bytes).into_owned()
     }
 
     /// The connection ends, soon, without another byte.

@@ -1,8 +1,8 @@
 //! Credentials on requests: a real server of HTTPS behind a real gateway, and clients that have placeholders only.
 
-mod client;
+pub mod client;
 mod refused;
-mod server;
+pub mod server;
 
 use std::sync::Arc;
 
@@ -17,8 +17,8 @@ use crate::support::{World, isolated};
 use client::{Raw, http2};
 use server::Server;
 
-const PLACEHOLDER: &str = "ghp_0000placeholder0000";
-const VALUE: &str = "ghp_TheRealValueOfTheToken";
+pub const PLACEHOLDER: &str = "ghp_0000placeholder0000";
+pub const VALUE: &str = "ghp_TheRealValueOfTheToken";
 
 fn provider() -> Arc<rustls::crypto::CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())

@@ -73,6 +73,29 @@ impl Server {
         server
     }
 
+    /// The same without TLS, on another port.
+    pub fn plain(&self, world: &World, port: u16) {
+        let listener = crate::listen(world, port);
+        listener.set_nonblocking(true).unwrap();
+        let clone = self.clone();
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async move {
+                let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+                loop {
+                    let (stream, _) = listener.accept().await.unwrap();
+                    let server = clone.clone();
+                    let service = service_fn(move |request| server.clone().answer(request));
+                    tokio::spawn(
+                        hyper::server::conn::http1::Builder::new()
+                            .serve_connection(TokioIo::new(stream), service)
+                            .with_upgrades(),
+                    );
+                }
+            });
+        });
+    }
+
     async fn serve(self, stream: tokio_rustls::server::TlsStream<tokio::net::TcpStream>) {
         let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         let service = service_fn(move |request| self.clone().answer(request));

@@ -31,6 +31,7 @@ impl Type {
 pub(super) struct Uses {
     pub host: bool,
     pub place: bool,
+    pub request: bool,
 }
 
 /// Checks the tree, and puts one name where a field of `ctx` was spelled out.
@@ -95,6 +96,7 @@ impl Checker<'_> {
         }
         self.uses.host |= field.kind == Kind::Host;
         self.uses.place |= field.kind == Kind::Place;
+        self.uses.request |= field.kind == Kind::Request;
         node.expr = Expr::Ident(if test { format!("{HAS}{path}") } else { path });
         Ok(if test { Type::Bool } else { field.of })
     }

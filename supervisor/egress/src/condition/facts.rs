@@ -9,7 +9,7 @@ use cel::context::VariableResolver;
 use serde::{Deserialize, Serialize};
 
 use super::field::HAS;
-use crate::{Host, PolicyError};
+use crate::{Host, PolicyError, Request};
 
 /// The longest text of a subject, in bytes.
 const MAX_TEXT: usize = 256;
@@ -115,6 +115,8 @@ pub(crate) struct Facts<'a> {
     pub host: Option<&'a Host>,
     /// Unknown while a name is resolved.
     pub place: Option<Place<'a>>,
+    /// Unknown until one has come.
+    pub request: Option<&'a Request<'a>>,
 }
 
 impl VariableResolver for Facts<'_> {
@@ -134,6 +136,8 @@ impl VariableResolver for Facts<'_> {
             "ctx.request.address" => Some(CowVal::owned(CelString::from(self.place?.address.to_string()))),
             "ctx.request.port" => int(self.place?.port.into()),
             "ctx.request.protocol" => text(self.place?.protocol),
+            "ctx.request.method" => text(self.request?.method()),
+            "ctx.request.path" => text(self.request?.path().ok()?),
             "ctx.time.hour" => int(self.at.hour()),
             "ctx.time.minute" => int(self.at.minute()),
             "ctx.time.weekday" => int(self.at.weekday()),

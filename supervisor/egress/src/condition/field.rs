@@ -22,6 +22,8 @@ pub(super) enum Kind {
     Host,
     /// When a flow is decided, not when a name is resolved.
     Place,
+    /// When a request of HTTP is decided.
+    Request,
 }
 
 const fn field(path: &'static str, of: Type, kind: Kind) -> Field {
@@ -32,7 +34,7 @@ const fn optional(path: &'static str) -> Field {
     Field { path, of: Type::Text, kind: Kind::Always, optional: true }
 }
 
-pub(super) const FIELDS: [Field; 14] = [
+pub(super) const FIELDS: [Field; 16] = [
     field("ctx.workspace.name", Type::Text, Kind::Always),
     field("ctx.workspace.uid", Type::Text, Kind::Always),
     field("ctx.workspace.space", Type::Text, Kind::Always),
@@ -42,6 +44,8 @@ pub(super) const FIELDS: [Field; 14] = [
     field("ctx.request.address", Type::Text, Kind::Place),
     field("ctx.request.port", Type::Int, Kind::Place),
     field("ctx.request.protocol", Type::Text, Kind::Place),
+    field("ctx.request.method", Type::Text, Kind::Request),
+    field("ctx.request.path", Type::Text, Kind::Request),
     field("ctx.time.hour", Type::Int, Kind::Always),
     field("ctx.time.minute", Type::Int, Kind::Always),
     field("ctx.time.weekday", Type::Int, Kind::Always),

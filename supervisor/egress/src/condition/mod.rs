@@ -95,6 +95,11 @@ impl Condition {
         self.uses.place
     }
 
+    /// It asks for the method or the path: its rule is one that goes by request.
+    pub(crate) fn by_request(&self) -> bool {
+        self.uses.request
+    }
+
     /// What it costs to ask, at most.
     pub(crate) fn nodes(&self) -> u32 {
         self.nodes

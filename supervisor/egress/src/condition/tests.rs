@@ -113,7 +113,13 @@ fn the_deepest_condition_is_answered_on_a_small_stack() {
         let condition = Condition::parse(&text).unwrap();
         let place = Place { address: "1.1.1.1".parse().unwrap(), port: 7, protocol: "tcp" };
         let (subject, host) = (Subject::default(), crate::Host::parse("a.example").unwrap());
-        let facts = Facts { subject: &subject, at: Moment::at(3_600), host: Some(&host), place: Some(place) };
+        let facts = Facts {
+            subject: &subject,
+            at: Moment::at(3_600),
+            host: Some(&host),
+            place: Some(place),
+            request: None,
+        };
         assert_eq!(condition.evaluate(&facts), Some(true));
     });
 }
