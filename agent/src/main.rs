@@ -37,6 +37,7 @@ mod state_dir;
 mod sys;
 mod system_init;
 mod tail;
+mod task_sessions;
 mod tasks;
 mod terminal;
 mod terminals;

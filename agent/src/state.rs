@@ -10,8 +10,9 @@ use tokio::task::AbortHandle;
 use crate::events::Events;
 use crate::identity::Identity;
 use crate::logs::Logs;
-use crate::ports::Ports;
+use crate::ports::{Owners, Ports};
 use crate::reaper::Reaper;
+use crate::task_sessions::TaskSessions;
 use crate::terminals::Terminals;
 
 /// How long a command that comes while the sandbox is being prepared waits for its user.
@@ -44,6 +45,8 @@ pub struct State {
     pub events: Arc<Events>,
     pub terminals: Terminals,
     pub ports: Arc<Ports>,
+    pub owners: Owners,
+    pub task_sessions: Arc<TaskSessions>,
     /// The outcome of the one shutdown; whoever asks again gets the same.
     pub shutdown: OnceCell<Vec<String>>,
     stage: watch::Sender<Stage>,
@@ -72,6 +75,8 @@ impl State {
             logs,
             terminals: Terminals::default(),
             ports: Arc::default(),
+            owners: Owners::default(),
+            task_sessions: Arc::default(),
             shutdown: OnceCell::new(),
             stage: watch::Sender::new(Stage::New),
             run: Mutex::default(),

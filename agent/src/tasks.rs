@@ -7,7 +7,7 @@ use std::time::Duration;
 use cordium_proto::v1::{Failure, LogSource, OnFailure, Task, TaskType};
 use tokio::time::Instant;
 
-use crate::command::{self, Outcome};
+use crate::command::{self, Outcome, Running};
 use crate::environment::pairs;
 use crate::failures::{self, human};
 use crate::identity::{Identity, Who};
@@ -108,8 +108,10 @@ pub async fn run_pre_stop(
 async fn run_one(state: &State, identity: &Identity, task: &Task, budget: Budget) -> Result<(), Problem> {
     let own = own_timeout(task).map(|timeout| Instant::now() + timeout);
     let deadline = own.map_or(budget.deadline, |own| own.min(budget.deadline));
-    let launch = launch(identity, task);
-    let outcome = command::run(state, &launch, &origin(task), Some(deadline)).await;
+    let outcome = match start(state, identity, task) {
+        Ok(running) => Ok(running.finish(Some(deadline)).await),
+        Err(error) => Err(error),
+    };
     judge(task, outcome, own.is_none_or(|own| own > budget.deadline))
 }
 
@@ -139,7 +141,7 @@ fn judge(task: &Task, outcome: Result<Outcome, SpawnError>, budget_first: bool) 
 
 /// Its failure is told, whatever `onFailure` says: by then the workspace may long be in use.
 fn start_background(state: &Arc<State>, identity: &Arc<Identity>, task: &Task) {
-    let started = command::start(state, &launch(identity, task), &origin(task));
+    let started = start(state, identity, task);
     let (state, task) = (Arc::clone(state), task.clone());
     tokio::spawn(async move {
         let deadline = own_timeout(&task).map(|timeout| Instant::now() + timeout);
@@ -157,6 +159,12 @@ fn start_background(state: &Arc<State>, identity: &Arc<Identity>, task: &Task) {
             state.events.warning(message);
         }
     });
+}
+
+fn start(state: &State, identity: &Identity, task: &Task) -> Result<Running, SpawnError> {
+    let running = command::start(state, &launch(identity, task), &origin(task))?;
+    state.task_sessions.note(running.process.pid, &task.name);
+    Ok(running)
 }
 
 fn own_timeout(task: &Task) -> Option<Duration> {

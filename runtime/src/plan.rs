@@ -85,6 +85,9 @@ pub struct NetworkPlan {
 pub struct SandboxPlan {
     /// The workspace's uid; also the name of its cgroup.
     pub id: String,
+    /// The run's id, for accounts of it.
+    #[serde(default)]
+    pub run: String,
     pub hostname: String,
     /// One unpacked directory per image layer, bottom first.
     pub layers: Vec<PathBuf>,
@@ -179,6 +182,7 @@ pub(crate) mod tests {
         let range = IdRange { host_start: 100_000, count: 65_536 };
         SandboxPlan {
             id: "0198c0de-0000-7000-8000-000000000001".into(),
+            run: "0198c0de-0000-7000-8000-000000000002".into(),
             hostname: "demo".into(),
             layers: vec!["/images/a/fs".into(), "/images/b/fs".into()],
             layer_data: None,

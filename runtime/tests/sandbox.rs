@@ -277,6 +277,7 @@ fn plan(state: &Path) -> SandboxPlan {
     }
     fs::copy("/bin/busybox", layer.join("bin/busybox")).unwrap();
     SandboxPlan {
+        run: "runtime-test-run".into(),
         hostname: "box".into(),
         layers: vec![layer],
         layer_data: None,

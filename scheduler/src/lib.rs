@@ -120,6 +120,7 @@ pub async fn start(config: Config, targets: Vec<NodeTarget>) -> Result<Embedded,
     core.tasks.spawn(audit::keep(core.clone()));
     for node in core.nodes.values() {
         core.tasks.spawn(nodes::follow::run(core.clone(), node.clone()));
+        core.tasks.spawn(nodes::records::run(core.clone(), node.clone()));
     }
     Ok(Embedded { control: ControlService::new(core.clone()), core })
 }

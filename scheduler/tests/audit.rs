@@ -7,9 +7,9 @@ use std::path::Path;
 
 use common::{FakeNode, Scheduler, workspace};
 use cordium_proto::v1::{
-    AuditHead, AuditRecord, CreateRequest, DeleteResourceRequest, ExecRequest, ExecStart, GetHeadRequest,
-    Kind, ListRecordsRequest, VerifyAuditRequest, VerifyAuditResponse, WorkspaceState as S,
-    audit_finding::Touch, exec_request,
+    self, AuditHead, AuditRecord, CreateRequest, DeleteResourceRequest, ExecRequest, ExecStart,
+    GetHeadRequest, Kind, ListRecordsRequest, VerifyAuditRequest, VerifyAuditResponse, WorkspaceState as S,
+    audit_finding::Touch, egress_record, exec_request,
 };
 use tonic::Code;
 
@@ -193,4 +193,160 @@ async fn a_head_that_is_none_is_refused() {
     // One that was never written.
     let report = verified(&s, vec![AuditHead { seq: 1, hash: vec![7; 32].into() }]).await;
     assert_eq!(report.findings[0].touch(), Touch::Truncated);
+}
+
+/// A record of egress, of which `before` things had happened before.
+fn egress(number: u64, before: u64, count: u64, uid: &str, what: egress_record::What) -> v1::EgressRecord {
+    let at = |seconds| Some(prost_types::Timestamp { seconds, nanos: 0 });
+    v1::EgressRecord {
+        epoch: 9,
+        number,
+        before,
+        count,
+        workspace_uid: uid.into(),
+        run_id: "run-1".into(),
+        first_at: at(60),
+        last_at: at(61),
+        what: Some(what),
+    }
+}
+
+fn denial() -> egress_record::What {
+    egress_record::What::Denial(v1::Denial {
+        names: vec!["a.example".into()],
+        address: "192.0.2.1".into(),
+        port: 443,
+        protocol: "tcp".into(),
+        rule: "default".into(),
+        reason: "because".into(),
+        next: "do".into(),
+        pid: 12,
+        program: "/usr/bin/curl\u{1b}[31m".into(),
+        task: "fetch".into(),
+        ..Default::default()
+    })
+}
+
+fn credential_use() -> egress_record::What {
+    egress_record::What::Use(v1::CredentialUse {
+        credential: "api".into(),
+        secret: "token".into(),
+        host: "api.example".into(),
+        port: 443,
+        requests: vec!["GET /a".into(), "POST /b".into()],
+        more: 4,
+    })
+}
+
+/// Waits for so many records with this action.
+async fn until(s: &Scheduler, action: &str, count: usize) -> Vec<AuditRecord> {
+    let found = async {
+        loop {
+            let mut found = all(s).await;
+            found.retain(|record| record.action == action);
+            if found.len() >= count {
+                return found;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(common::PATIENCE, found).await.unwrap_or_else(|_| panic!("no {count} {action}"))
+}
+
+/// Waits until the store has it that so many records were taken.
+async fn until_taken(dir: &Path, number: i64) {
+    let conn = rusqlite::Connection::open(dir.join("control.db")).unwrap();
+    let taken = || conn.query_row("SELECT number FROM egress_records", [], |row| row.get::<_, i64>(0));
+    let waiting = async {
+        while taken().ok() != Some(number) {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(common::PATIENCE, waiting).await.expect("the place in the store");
+}
+
+#[tokio::test]
+async fn denials_and_uses_of_secrets_are_recorded_once_also_over_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = FakeNode::new(dir.path(), "n1", 16_000);
+    let up = node.up();
+    let s = Scheduler::up(dir.path(), &[&node]).await;
+    s.reachable("n1", true).await;
+    s.control().create(workspace("web", "{}")).await.unwrap();
+    s.start("web").await.unwrap();
+    s.until_state("web", S::Running).await;
+    let uid = node.with(|n| n.starts[0].workspace_uid.clone());
+    node.record(egress(1, 0, 1, &uid, denial()));
+    node.record(egress(2, 1, 1, &uid, credential_use()));
+    until(&s, "credential.use", 1).await;
+
+    // What happens while nobody listens is not lost, and what was taken does not come again.
+    until_taken(dir.path(), 2).await;
+    drop(s);
+    drop(up);
+    node.record(egress(3, 2, 500, &uid, denial()));
+    let left_out = egress_record::What::LeftOut(egress_record::LeftOut::Denials.into());
+    node.record(egress(4, 502, 99, &uid, left_out));
+    node.record(egress(5, 601, 7, "gone", credential_use()));
+    let _up = node.up();
+    let s = Scheduler::up(dir.path(), &[&node]).await;
+    let used = until(&s, "credential.use", 2).await;
+    let denied = until(&s, "egress.denied", 2).await;
+    let log = all(&s).await;
+    let count = |action: &str| log.iter().filter(|record| record.action == action).count();
+    assert_eq!((denied.len(), used.len(), count("egress.denied.leftOut")), (2, 2, 1), "{log:?}");
+    assert_eq!(count("egress.lost"), 0, "{log:?}");
+
+    let [first, second] = &denied[..] else { panic!("{denied:?}") };
+    assert_eq!(
+        (first.object.as_str(), first.uid.as_str(), first.actor.as_str()),
+        ("workspace web", &*uid, "node n1")
+    );
+    let detail = |key: &str| first.detail.get(key).map(String::as_str);
+    assert_eq!(
+        (detail("names"), detail("address"), detail("port")),
+        (Some("a.example"), Some("192.0.2.1"), Some("443"))
+    );
+    assert_eq!(
+        (detail("rule"), detail("run"), detail("pid"), detail("task")),
+        (Some("default"), Some("run-1"), Some("12"), Some("fetch"))
+    );
+    assert_eq!(
+        (detail("count"), detail("at"), detail("until")),
+        (Some("1"), Some("1970-01-01T00:01:00Z"), None)
+    );
+    assert!(!first.detail["program"].contains('\u{1b}'), "{first:?}");
+    assert_eq!(
+        (second.detail["count"].as_str(), second.detail["until"].as_str()),
+        ("500", "1970-01-01T00:01:01Z")
+    );
+    assert_eq!(
+        (used[0].detail["secret"].as_str(), used[0].detail["requests"].as_str()),
+        ("token", "GET /a, POST /b")
+    );
+    // A workspace that is gone is told by its uid.
+    assert_eq!((used[1].object.as_str(), used[1].detail["count"].as_str()), ("workspace gone", "7"));
+    let report = verified(&s, vec![]).await;
+    assert_eq!(report.findings, [], "{report:?}");
+}
+
+#[tokio::test]
+async fn what_nobody_took_in_time_is_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = FakeNode::new(dir.path(), "n1", 16_000);
+    let _up = node.up();
+    let s = Scheduler::up(dir.path(), &[&node]).await;
+    s.reachable("n1", true).await;
+    // Its first seven records have gone, and later a thousand more things.
+    node.record(egress(8, 70, 1, "u", denial()));
+    node.record(egress(20, 1071, 1, "u", denial()));
+    let lost = until(&s, "egress.lost", 2).await;
+    assert_eq!(lost.iter().map(|record| record.detail["count"].as_str()).collect::<Vec<_>>(), ["70", "1000"]);
+    assert!(lost.iter().all(|record| record.object == "node n1"), "{lost:?}");
+    // Another broker: what the old one had not told is not known.
+    node.record(v1::EgressRecord { epoch: 10, ..egress(1, 0, 1, "u", denial()) });
+    let lost = until(&s, "egress.lost", 3).await;
+    assert_eq!(lost[2].detail["count"], "unknown");
+    assert_eq!(until(&s, "egress.denied", 3).await.len(), 3);
+    assert_eq!(verified(&s, vec![]).await.findings, []);
 }

@@ -14,6 +14,7 @@
 //! registries:
 //!   registry.example.org: {mirrors: [mirror.local:5000], plainHttp: false, caFile: /etc/ssl/private-ca.pem}
 //! authFile: /home/me/.docker/config.json
+//! telemetry: {otlpEndpoint: "http://127.0.0.1:4317"} # denials and uses of secrets as log records
 //! ```
 
 use std::{
@@ -93,6 +94,8 @@ pub struct NodeConfig {
     pub registries: BTreeMap<String, cordium_image::Registry>,
     /// Credentials in the form of `~/.docker/config.json`, which is used when this is unset.
     pub auth_file: Option<PathBuf>,
+    /// Where denials and uses of secrets go as log records.
+    pub telemetry: crate::telemetry::Telemetry,
 }
 
 impl From<Egress> for cordium_egress::DefaultAction {
@@ -185,6 +188,7 @@ mod tests {
         );
         assert!(NodeConfig::parse("sandboxesAhead: 9").unwrap_err().contains("allowed: 0 to 8"));
         assert_eq!(NodeConfig::parse("sandboxesAhead: 0").unwrap().sandboxes_ahead, Some(0));
+        assert!(NodeConfig::parse("telemetry: {otlp: x}").unwrap_err().contains("otlp"));
         assert!(NodeConfig::parse("imageTimeouts: {idle: soon}").is_err());
         assert!(NodeConfig::parse("imageTimeouts: {attempts: 0}").unwrap_err().contains("attempts"));
     }

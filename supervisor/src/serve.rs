@@ -56,6 +56,8 @@ pub async fn serve(options: ServeOptions) -> Result<()> {
     let held = dirs::hold(&dirs)?;
     let context = assemble(&options, &config, dirs, shutdown.clone()).await?;
     let workspaces = Arc::new(Workspaces::open(context.clone())?);
+    context.tasks.spawn(crate::owners::serve(workspaces.clone(), shutdown.clone()));
+    crate::telemetry::start(&config.telemetry, &context)?;
     let sweeping = context.clone();
     context.tasks.spawn(async move { sweeping.volumes.sweep().await });
 

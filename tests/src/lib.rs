@@ -21,6 +21,7 @@ pub mod leak;
 pub mod listening;
 pub mod node;
 pub mod oci;
+pub mod otlp;
 pub mod paths;
 pub mod pod;
 pub mod postgres;

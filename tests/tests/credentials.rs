@@ -53,6 +53,7 @@ fn main() -> ExitCode {
     Suite::new("credentials")
         .case("requests_carry_the_value_and_the_workspace_has_a_placeholder", requests_carry_the_value)
         .case("the_value_is_nowhere_inside", the_value_is_nowhere_inside)
+        .case("uses_of_a_secret_are_in_the_audit_log", uses_are_in_the_audit_log)
         .case("programs_trust_the_authority_of_the_workspace", programs_trust_the_authority)
         .case("requests_are_signed_with_a_key_that_is_not_inside", requests_are_signed)
         .case("git_clones_over_https_with_a_password_that_it_does_not_have", git_clones_over_https)
@@ -160,6 +161,35 @@ async fn the_value_is_nowhere_inside(s: Arc<Shared>) -> Result<()> {
         let text = String::from_utf8_lossy(&std::fs::read(path)?).into_owned();
         ensure!(!text.contains(VALUE) && !text.contains(PASSWORD), "a value stands in {path}");
     }
+    Ok(())
+}
+
+async fn uses_are_in_the_audit_log(s: Arc<Shared>) -> Result<()> {
+    for _ in 0..20 {
+        let url = s.url("/v1/audited?hidden=1");
+        s.w.ok(&format!("curl -sS --fail --max-time 20 {url}")).await?;
+    }
+    let mut log = String::new();
+    for _ in 0..100 {
+        log = s.f.cli().ok(&["audit", "log", "bound", "-n", "0", "-o", "json"]).await?;
+        if log.contains("credential.use") {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let records = log.lines().map(serde_json::from_str).collect::<Result<Vec<serde_json::Value>, _>>()?;
+    let uses: Vec<_> = records.iter().filter(|record| record["action"] == "credential.use").collect();
+    let first = uses.first().ok_or_else(|| cordium_tests::anyhow!("no use is told: {log}"))?;
+    let detail = &first["detail"];
+    ensure_eq!((&detail["secret"], &detail["credential"]), (&json!("api-token"), &json!("api")));
+    ensure_eq!((&detail["host"], &detail["port"]), (&json!(HOST), &json!(s.api.port().to_string())));
+    ensure!(detail["requests"].as_str().is_some_and(|r| r.starts_with("GET /v1/")), "{first}");
+    // Twenty in one minute are not twenty records.
+    ensure!(uses.len() < 10, "{} records", uses.len());
+    ensure!(!log.contains(VALUE) && !log.contains(PASSWORD), "{log}");
+    ensure!(!format!("{uses:?}").contains("hidden"), "{uses:?}");
+    let report = s.f.cli().run(&["audit", "verify"]).await?;
+    ensure!(report.code == 0, "{}{}", report.out, report.err);
     Ok(())
 }
 

@@ -4,7 +4,7 @@
 
 use std::{process::ExitCode, sync::Arc, time::Duration};
 
-use cordium_tests::{Fixture, Result, Suite, Workspace, ensure, ensure_eq, json, process};
+use cordium_tests::{Fixture, Result, Suite, Workspace, bail, ensure, ensure_eq, json, otlp, process};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -17,6 +17,7 @@ const NOBODY_V6: &str = "[2001:db8::1]";
 struct Shared {
     f: Arc<Fixture>,
     w: Workspace,
+    otlp: otlp::Receiver,
 }
 
 impl cordium_tests::suite::TearDown for Shared {
@@ -37,6 +38,9 @@ fn main() -> ExitCode {
             the_nodes_open_ports_are_no_part_of_the_policy,
         )
         .case("denials_are_listed_and_followed_to_the_end", denials_are_listed_and_followed_to_the_end)
+        .case("denials_name_the_program_that_asked_and_its_task", denials_name_the_program_that_asked)
+        .case("a_flood_of_denials_is_a_few_records_of_the_audit_log", a_flood_is_a_few_audit_records)
+        .case("denials_are_log_records_of_opentelemetry", denials_are_log_records_of_opentelemetry)
         .case(
             "conditions_know_the_workspace_and_who_started_it",
             conditions_know_the_workspace_and_who_started_it,
@@ -44,10 +48,12 @@ fn main() -> ExitCode {
         .case("a_new_policy_holds_over_the_end_of_the_broker", a_new_policy_holds_over_the_end_of_the_broker)
         .one_at_a_time()
         .run(|| async {
-            let f = Arc::new(Fixture::start("egress").await?);
+            let (otlp, port) = otlp::Receiver::start().await?;
+            let endpoint = json!({"telemetry": {"otlpEndpoint": format!("http://127.0.0.1:{port}")}});
+            let f = Arc::new(Fixture::start_with("egress", |options| options.config = endpoint).await?);
             let spec = f.base(closed());
             let w = f.run("closed", &spec).await?;
-            Ok(Shared { f, w })
+            Ok(Shared { f, w, otlp })
         })
 }
 
@@ -181,14 +187,10 @@ async fn the_nodes_open_ports_are_no_part_of_the_policy(s: Arc<Shared>) -> Resul
 async fn denials_are_listed_and_followed_to_the_end(s: Arc<Shared>) -> Result<()> {
     let w = s.f.run("listed", &s.f.base(closed())).await?;
     w.sh(&format!("curl --silent --max-time 5 https://{NOBODY}/; curl --silent http://a.example/")).await?;
-    let listed = s.f.cli().ok(&["egress", "log", "listed", "-o", "json"]).await?;
-    let denials: Vec<serde_json::Value> =
-        listed.lines().map(serde_json::from_str).collect::<std::result::Result<_, _>>()?;
-    ensure!(
-        denials.iter().any(|d| d["protocol"] == "tcp" && d["address"] == NOBODY && d["port"] == 443),
-        "{listed}"
-    );
-    ensure!(denials.iter().any(|d| d["protocol"] == "dns" && d["names"] == json!(["a.example"])), "{listed}");
+    let tcp = |d: &Json| d["protocol"] == "tcp" && d["address"] == NOBODY && d["port"] == 443;
+    let dns = |d: &Json| d["protocol"] == "dns" && d["names"] == json!(["a.example"]);
+    let list = ["egress", "log", "listed", "-o", "json"];
+    let denials = until(&s, &list, |all| all.iter().any(tcp) && all.iter().any(dns)).await?;
     let last = denials.iter().filter_map(|d| d["number"].as_u64()).max().unwrap_or_default().to_string();
     let cli = s.f.cli();
     let follow = tokio::spawn(async move {
@@ -199,12 +201,113 @@ async fn denials_are_listed_and_followed_to_the_end(s: Arc<Shared>) -> Result<()
     w.stop().await?;
     let answer = follow.await???;
     ensure!(
-        answer.out.contains(&format!("tcp {NOBODY}:80 denied by default: ")),
+        answer.out.contains(&format!("tcp {NOBODY}:80 ")) && answer.out.contains(" denied by default: "),
         "{}{}",
         answer.out,
         answer.err
     );
     Ok(())
+}
+
+type Json = serde_json::Value;
+
+/// The objects that a command prints, when they are what is waited for: a denial is told a moment after the refusal.
+async fn until(s: &Shared, command: &[&str], test: impl Fn(&[Json]) -> bool) -> Result<Vec<Json>> {
+    let mut printed = String::new();
+    for _ in 0..100 {
+        printed = s.f.cli().ok(command).await?;
+        let found: Vec<Json> =
+            printed.lines().map(serde_json::from_str).collect::<std::result::Result<_, _>>()?;
+        if test(&found) {
+            return Ok(found);
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    bail!("{command:?} prints {printed}")
+}
+
+async fn denials_name_the_program_that_asked(s: Arc<Shared>) -> Result<()> {
+    // Again and again: on a busy machine an answer may be too late for one of them.
+    let run = format!(
+        "while sleep 0.2; do curl --silent --max-time 5 https://{NOBODY}/; curl --silent http://who.example/; done"
+    );
+    let task = json!({"name": "caller", "type": "POST_START", "isBackground": true, "run": run});
+    let mut spec = closed();
+    spec["runtime"]["tasks"] = json!([task]);
+    let w = s.f.run("asking", &s.f.base(spec)).await?;
+    let known = |protocol: &'static str| {
+        move |d: &Json| {
+            d["protocol"] == protocol
+                && d["program"].as_str().is_some_and(|program| program.ends_with("/curl"))
+                && d["pid"].as_u64().is_some_and(|pid| pid > 1)
+                && d["task"] == "caller"
+        }
+    };
+    let list = ["egress", "log", "asking", "-o", "json"];
+    until(&s, &list, |all| all.iter().any(known("tcp")) && all.iter().any(known("dns"))).await?;
+    let text = s.f.cli().ok(&["egress", "log", "asking"]).await?;
+    ensure!(text.contains("/curl (pid ") && text.contains(") in task caller denied by "), "{text}");
+    // A command that is no task has a program only.
+    let command = format!("curl --silent --max-time 5 https://{NOBODY}:8443/");
+    let of_command = |d: &Json| d["port"] == 8443 && d["program"].is_string() && d["task"].is_null();
+    for attempt in 0.. {
+        w.sh(&command).await?;
+        let printed = s.f.cli().ok(&list).await?;
+        let found = printed.lines().filter_map(|line| serde_json::from_str::<Json>(line).ok());
+        if found.into_iter().any(|denial| of_command(&denial)) {
+            break;
+        }
+        ensure!(attempt < 50, "{printed}");
+    }
+    w.delete().await
+}
+
+async fn a_flood_is_a_few_audit_records(s: Arc<Shared>) -> Result<()> {
+    let w = s.f.run("flood", &s.f.base(closed())).await?;
+    let script = format!(
+        "python3 - <<'END'\nimport socket\n\
+         def go(port):\n  try:\n    c = socket.create_connection(('{NOBODY}', port), 20); c.recv(1)\n  except OSError: pass\n\
+         for n in range(2000): go(443)\nfor n in range(200): go(3000 + n)\nEND"
+    );
+    w.ok(&script).await?;
+    let at_once = ["audit", "log", "flood", "-n", "0", "-o", "json"];
+    let denied = |all: &[Json]| -> Vec<Json> {
+        let about =
+            |r: &&Json| r["action"].as_str().is_some_and(|action| action.starts_with("egress.denied"));
+        all.iter().filter(about).cloned().collect()
+    };
+    // Each kind at once.
+    until(&s, &at_once, |all| denied(all).len() >= 64).await?;
+    w.stop().await?;
+    let count = |r: &Json| r["detail"]["count"].as_str().and_then(|count| count.parse().ok()).unwrap_or(0);
+    let sum = |all: &[Json]| denied(all).iter().map(count).sum::<u64>();
+    let records = denied(&until(&s, &at_once, |all| sum(all) >= 2200).await?);
+    ensure_eq!(sum(&records), 2200);
+    ensure!(records.len() <= 70, "{} records", records.len());
+    let one = &records[0];
+    ensure_eq!((&one["object"], &one["actor"]), (&json!("workspace flood"), &json!("node node-1")));
+    ensure_eq!((&one["detail"]["rule"], &one["detail"]["address"]), (&json!("default"), &json!(NOBODY)));
+    ensure!(one["detail"]["run"].as_str().is_some_and(|run| !run.is_empty()), "{one}");
+    ensure!(records.iter().any(|r| r["action"] == "egress.denied.leftOut"), "{records:?}");
+    let report = s.f.cli().run(&["audit", "verify"]).await?;
+    ensure!(report.code == 0, "{}{}", report.out, report.err);
+    w.delete().await
+}
+
+async fn denials_are_log_records_of_opentelemetry(s: Arc<Shared>) -> Result<()> {
+    s.w.sh(&format!("curl --silent --max-time 5 https://{NOBODY}:9443/")).await?;
+    let found = || {
+        let values = |key: &str| s.otlp.values("cordium.egress.denied", key);
+        values("server.port").contains(&"9443".to_owned())
+            && values("server.address").contains(&NOBODY.to_owned())
+    };
+    for _ in 0..100 {
+        if found() {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    bail!("no such record: {:?}", s.otlp.values("cordium.egress.denied", "server.port"))
 }
 
 /// The rule that the refusal of a request names.

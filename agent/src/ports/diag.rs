@@ -1,4 +1,4 @@
-//! The kernel's list of TCP sockets that listen, and its word when one is closed: NETLINK_SOCK_DIAG, which needs no
+//! The kernel's list of TCP sockets that listen, its word when one is closed, and whose socket a connection is: NETLINK_SOCK_DIAG, which needs no
 //! privilege and shows the socket's own network namespace only. A dump of listeners does not touch connections.
 
 use std::io;
@@ -13,6 +13,7 @@ use rustix::net::{
 use tokio::io::unix::AsyncFd;
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
+const NLM_F_REQUEST: u16 = 1;
 const NLM_F_REQUEST_DUMP: u16 = 0x301;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
@@ -70,6 +71,93 @@ fn dump(socket: &OwnedFd, family: AddressFamily, found: &mut Vec<Listener>) -> i
     }
 }
 
+/// The socket of a TCP connection from here, by its number. Another namespace's, as a nested container's, is not found.
+pub fn connection(local: SocketAddr, remote: SocketAddr) -> io::Result<Option<u32>> {
+    let socket = open(0)?;
+    let tcp = rustix::net::ipproto::TCP.as_raw().get() as u8;
+    send(&socket, &exact(tcp, NLM_F_REQUEST, local, Some(remote)), SendFlags::empty())?;
+    let mut buffer = vec![0; 4096];
+    let (length, _) = recv(&socket, buffer.as_mut_slice(), RecvFlags::empty())?;
+    let found = messages(buffer.get(..length).unwrap_or_default()).find_map(|message| match message {
+        // Without such a connection the kernel takes one that listens.
+        Message::Socket(socket) if socket.state != LISTEN && socket.inode != 0 => Some(Ok(socket.inode)),
+        Message::Error(number) if number == Errno::NOENT.raw_os_error() => None,
+        Message::Error(number) => Some(Err(io::Error::from_raw_os_error(number))),
+        _ => None,
+    });
+    found.transpose()
+}
+
+/// A UDP socket that sends from here: connected or not, on this address or on any.
+pub fn datagram(local: SocketAddr) -> io::Result<Option<u32>> {
+    let socket = open(0)?;
+    let udp = rustix::net::ipproto::UDP.as_raw().get() as u8;
+    let any = IpAddr::from(Ipv6Addr::UNSPECIFIED);
+    let mut buffer = vec![0; BUFFER];
+    // A socket for both families is one of IPv6.
+    for of in [local, SocketAddr::new(any, local.port())] {
+        send(&socket, &exact(udp, NLM_F_REQUEST_DUMP, of, None), SendFlags::empty())?;
+        let (mut found, mut done) = (None, false);
+        while !done {
+            let (length, _) = recv(&socket, buffer.as_mut_slice(), RecvFlags::empty())?;
+            for message in messages(buffer.get(..length).unwrap_or_default()) {
+                match message {
+                    Message::Socket(socket) => {
+                        let ip = socket.local.ip();
+                        let fits =
+                            socket.local.port() == local.port() && (ip.is_unspecified() || ip == local.ip());
+                        if fits && socket.inode != 0 {
+                            found = found.or(Some(socket.inode));
+                        }
+                    }
+                    Message::Done => done = true,
+                    Message::Error(number) if number == Errno::NOENT.raw_os_error() => done = true,
+                    Message::Error(number) => return Err(io::Error::from_raw_os_error(number)),
+                    Message::Other => {}
+                }
+            }
+        }
+        if found.is_some() {
+            return Ok(found);
+        }
+    }
+    Ok(None)
+}
+
+/// `inet_diag_req_v2` for a socket with these ends; in a dump the kernel compares no more than the port.
+fn exact(protocol: u8, flags: u16, local: SocketAddr, remote: Option<SocketAddr>) -> Vec<u8> {
+    let family = if local.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let mut body = Vec::with_capacity(56);
+    body.extend([family.as_raw() as u8, protocol, 0, 0]);
+    body.extend(u32::MAX.to_ne_bytes());
+    body.extend(local.port().to_be_bytes());
+    body.extend(remote.map_or(0, |remote| remote.port()).to_be_bytes());
+    for address in [Some(local), remote] {
+        let mut bytes = [0; 16];
+        match address.map(|address| address.ip()) {
+            Some(IpAddr::V4(address)) => bytes[..4].copy_from_slice(&address.octets()),
+            Some(IpAddr::V6(address)) => bytes = address.octets(),
+            None => {}
+        }
+        body.extend(bytes);
+    }
+    // The interface: any. The cookie: none.
+    body.extend([0; 4]);
+    body.extend([0xff; 8]);
+    message_of(flags, &body)
+}
+
+fn message_of(flags: u16, body: &[u8]) -> Vec<u8> {
+    let mut message = Vec::with_capacity(NETLINK_HEADER + body.len());
+    message.extend(((NETLINK_HEADER + body.len()) as u32).to_ne_bytes());
+    message.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
+    message.extend(flags.to_ne_bytes());
+    // Sequence number and sender.
+    message.extend([0; 8]);
+    message.extend(body);
+    message
+}
+
 fn open(groups: u32) -> io::Result<OwnedFd> {
     let flags = if groups == 0 { SocketFlags::CLOEXEC } else { SocketFlags::CLOEXEC | SocketFlags::NONBLOCK };
     let socket = socket_with(AddressFamily::NETLINK, SocketType::DGRAM, flags, Some(SOCK_DIAG))?;
@@ -85,14 +173,7 @@ fn request(family: AddressFamily) -> Vec<u8> {
     // Ports, addresses and the interface: any. The cookie: none.
     body.extend([0; 40]);
     body.extend([0xff; 8]);
-    let mut request = Vec::with_capacity(NETLINK_HEADER + body.len());
-    request.extend(((NETLINK_HEADER + body.len()) as u32).to_ne_bytes());
-    request.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
-    request.extend(NLM_F_REQUEST_DUMP.to_ne_bytes());
-    // Sequence number and sender.
-    request.extend([0; 8]);
-    request.extend(body);
-    request
+    message_of(NLM_F_REQUEST_DUMP, &body)
 }
 
 /// Tells when a socket that listened is closed.
@@ -243,6 +324,38 @@ mod tests {
             assert!(there());
             drop(listener);
             assert!(!there());
+        }
+    }
+
+    #[test]
+    fn the_socket_of_a_connection_is_found_while_it_stands() {
+        use std::net::{TcpStream, UdpSocket};
+        fn inode(socket: &impl std::os::fd::AsFd) -> u32 {
+            rustix::fs::fstat(socket).unwrap().st_ino as u32
+        }
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let Ok(server) = TcpListener::bind(address) else { continue };
+            let remote = server.local_addr().unwrap();
+            let client = TcpStream::connect(remote).unwrap();
+            let local = client.local_addr().unwrap();
+            assert_eq!(connection(local, remote).unwrap(), Some(inode(&client)));
+            let other = SocketAddr::new(remote.ip(), 1);
+            assert_eq!(connection(local, other).unwrap(), None);
+            // Not the listener's, which the kernel offers instead.
+            assert_eq!(connection(remote, other).unwrap(), None);
+
+            let asks = UdpSocket::bind(address).unwrap();
+            let local = asks.local_addr().unwrap();
+            assert_eq!(datagram(local).unwrap(), Some(inode(&asks)));
+            asks.connect(remote).unwrap();
+            assert_eq!(datagram(local).unwrap(), Some(inode(&asks)));
+            drop(asks);
+            assert_eq!(datagram(local).unwrap(), None);
+        }
+        // One socket for both families, as an address of IPv4.
+        if let Ok(both) = UdpSocket::bind("[::]:0") {
+            let local = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), both.local_addr().unwrap().port());
+            assert_eq!(datagram(local).unwrap(), Some(inode(&both)));
         }
     }
 

@@ -10,6 +10,7 @@
 //! follows. docs/decisions/0055-listening-ports.md has what was tried. Followers share their looks.
 
 mod diag;
+mod owner;
 mod programs;
 
 use std::collections::HashMap;
@@ -23,6 +24,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tonic::Status;
 
 use diag::{Closings, Listener};
+pub use owner::Owners;
 use programs::{Processes, Program};
 
 /// Ports in one list.

@@ -18,11 +18,19 @@ use rustix::fs::{
 const MOST_PROCESSES: usize = 8_192;
 const MOST_DESCRIPTORS: usize = 131_072;
 const NAME: u64 = 64;
+const STAT: u64 = 512;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Program {
     pub pid: u32,
     pub name: String,
+}
+
+/// A process beside its program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kin {
+    pub parent: i32,
+    pub session: i32,
 }
 
 /// The sandbox's procfs: nothing that was put over it, or over a part of it.
@@ -46,6 +54,32 @@ impl Processes {
             .read_to_end(&mut name)
             .ok()?;
         Some(Program { pid, name: String::from_utf8_lossy(&name).trim_end_matches('\n').to_owned() })
+    }
+
+    /// The path of what the process executes; empty where that may not be seen.
+    pub fn executable(&self, pid: u32) -> String {
+        let Ok(owner) = statat(&self.0, pid.to_string(), AtFlags::SYMLINK_NOFOLLOW) else {
+            return String::new();
+        };
+        let _as_owner = As::user(owner.st_uid, owner.st_gid);
+        let link = readlinkat(&self.0, format!("{pid}/exe"), Vec::new());
+        link.map(|path| String::from_utf8_lossy(path.to_bytes()).into_owned()).unwrap_or_default()
+    }
+
+    pub fn kin(&self, pid: i32) -> Option<Kin> {
+        let mut stat = Vec::new();
+        File::from(self.at(&format!("{pid}/stat"), OFlags::RDONLY)?)
+            .take(STAT)
+            .read_to_end(&mut stat)
+            .ok()?;
+        kin(&stat)
+    }
+
+    /// The youngest process that holds the socket: one that hands it on to a child is rarely the one that speaks.
+    pub fn holder(&self, inode: u32) -> Option<u32> {
+        let mut budget = MOST_DESCRIPTORS;
+        let pids = self.pids();
+        pids.into_iter().rev().find(|pid| budget > 0 && self.sockets(*pid, &mut budget).contains(&inode))
     }
 
     /// The first process that holds each of these sockets.
@@ -101,6 +135,16 @@ impl Processes {
     }
 }
 
+/// Of a line of `/proc/PID/stat`, in which the name can hold anything.
+fn kin(stat: &[u8]) -> Option<Kin> {
+    let end = stat.iter().rposition(|byte| *byte == b')')?;
+    let rest = std::str::from_utf8(stat.get(end + 1..)?).ok()?;
+    // State, parent, process group, session.
+    let mut fields = rest.split_ascii_whitespace().skip(1);
+    let parent = fields.next()?.parse().ok()?;
+    Some(Kin { parent, session: fields.nth(1)?.parse().ok()? })
+}
+
 fn inode(link: &str) -> Option<u32> {
     link.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
 }
@@ -148,12 +192,30 @@ mod tests {
     }
 
     #[test]
+    fn kin_whatever_the_name() {
+        let expected = Some(Kin { parent: 7, session: 9 });
+        assert_eq!(kin(b"12 (sh) S 7 8 9 0 -1 4194560"), expected);
+        assert_eq!(kin(b"12 (a) 1 2 3 4) R 7 8 9 0"), expected);
+        for bad in [&b"12 (sh"[..], b"", b"12 (sh) S 7", b"12 (sh) S x 8 9"] {
+            assert_eq!(kin(bad), None);
+        }
+        let processes = Processes::open().unwrap();
+        let own = processes.kin(std::process::id().cast_signed()).unwrap();
+        assert_eq!(own.parent, nix::unistd::getppid().as_raw());
+        assert_eq!(own.session, nix::unistd::getsid(None).unwrap().as_raw());
+        let executable = std::env::current_exe().unwrap();
+        assert_eq!(processes.executable(std::process::id()), executable.to_str().unwrap());
+        assert_eq!(processes.executable(u32::MAX), "");
+    }
+
+    #[test]
     fn the_holder_is_found_whoever_it_runs_as() {
         let processes = Processes::open().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let inode = rustix::fs::fstat(&listener).unwrap().st_ino as u32;
         let found = processes.holders(&[inode]);
         assert_eq!(found[&inode].pid, std::process::id());
+        assert_eq!(processes.holder(inode), Some(std::process::id()));
         assert_eq!(processes.program(std::process::id()).as_ref(), found.get(&inode));
         if !nix::unistd::geteuid().is_root() {
             return;

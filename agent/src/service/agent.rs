@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use cordium_proto::v1::agent_server::Agent;
 use cordium_proto::v1::{
-    AgentEvent, PrepareRequest, PrepareResponse, ShutdownRequest, ShutdownResponse, WatchAgentRequest,
+    AgentEvent, FindOwnerRequest, FindOwnerResponse, PrepareRequest, PrepareResponse, ShutdownRequest,
+    ShutdownResponse, WatchAgentRequest,
 };
 use futures::stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status};
@@ -30,6 +31,14 @@ impl Agent for AgentService {
         _: Request<WatchAgentRequest>,
     ) -> Result<Response<Self::WatchAgentStream>, Status> {
         Ok(Response::new(Box::pin(self.0.events.watch().map(Ok))))
+    }
+
+    async fn find_owner(
+        &self,
+        request: Request<FindOwnerRequest>,
+    ) -> Result<Response<FindOwnerResponse>, Status> {
+        let State { owners, task_sessions, .. } = &*self.0;
+        guard(async { Ok(Response::new(owners.find(request.get_ref(), task_sessions).await?)) }).await
     }
 
     async fn shutdown(

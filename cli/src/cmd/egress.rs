@@ -100,7 +100,20 @@ fn describe(denial: &Denial) -> String {
     };
     let Denial { protocol, method, path, rule, reason, next, .. } = denial;
     let request = if method.is_empty() { String::new() } else { format!(" {method} {path}") };
-    text::one_line(&format!("{at} {protocol} {what}{request} denied by {rule}: {reason}; {next}"))
+    let who = who(denial);
+    text::one_line(&format!("{at} {protocol} {what}{request}{who} denied by {rule}: {reason}; {next}"))
+}
+
+/// As the workspace says.
+fn who(denial: &Denial) -> String {
+    let Denial { pid, program, task, .. } = denial;
+    match (*pid, program.as_str(), task.as_str()) {
+        (0, ..) => String::new(),
+        (pid, "", "") => format!(" of pid {pid}"),
+        (pid, program, "") => format!(" of {program} (pid {pid})"),
+        (pid, "", task) => format!(" of pid {pid} in task {task}"),
+        (pid, program, task) => format!(" of {program} (pid {pid}) in task {task}"),
+    }
 }
 
 fn object(denial: &Denial) -> serde_json::Value {
@@ -116,6 +129,9 @@ fn object(denial: &Denial) -> serde_json::Value {
         "rule": denial.rule,
         "reason": denial.reason,
         "next": denial.next,
+        "pid": Some(denial.pid).filter(|pid| *pid > 0),
+        "program": Some(&denial.program).filter(|program| !program.is_empty()),
+        "task": Some(&denial.task).filter(|task| !task.is_empty()),
     })
 }
 
@@ -155,6 +171,19 @@ mod tests {
         ] {
             assert_eq!(describe(&denial), expected);
         }
+        let by = |program: &str, task: &str| {
+            let (program, task) = (program.to_owned(), task.to_owned());
+            describe(&Denial { pid: 7, program, task, ..denial(&["a"], "", 0) })
+        };
+        assert_eq!(by("/bin/x", ""), "- tcp a of /bin/x (pid 7) denied by default: because; do this");
+        assert_eq!(
+            by("/bin/x", "t"),
+            "- tcp a of /bin/x (pid 7) in task t denied by default: because; do this"
+        );
+        assert_eq!(by("", ""), "- tcp a of pid 7 denied by default: because; do this");
+        assert!(!by("\u{1b}[2J", "\n").contains(['\u{1b}', '\n']));
+        let object_of = |denial| (object(&denial)["pid"].clone(), object(&denial)["program"].clone());
+        assert_eq!(object_of(denial(&[], "", 0)), (serde_json::Value::Null, serde_json::Value::Null));
         assert_eq!(object(&denial(&[], "", 0))["address"], serde_json::Value::Null);
         assert_eq!(object(&denial(&[], "192.0.2.1", 22))["port"], 22);
     }

@@ -189,6 +189,7 @@ fn start(
     clock.mark("overlay and binds");
     let registration = cordium_broker::Registration {
         workspace: plan.id.clone(),
+        run: plan.run.clone(),
         gateway_v4: cordium_broker::GATEWAY_V4,
         host_ports: plan.network.host_ports.clone(),
     };

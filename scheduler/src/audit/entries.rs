@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use cordium_audit::Entry;
 use cordium_proto::v1::{
-    CreateRequest, CreateTerminalRequest, DeleteResourceRequest, ExecStart, Kind, PhaseEvent,
-    SetEgressRequest, SharePortRequest, StartWorkspaceRequest, StopWorkspaceRequest, StoppingReason,
-    UpdateRequest, WorkspaceState,
+    CreateRequest, CreateTerminalRequest, CredentialUse, DeleteResourceRequest, Denial, EgressRecord,
+    ExecStart, Kind, PhaseEvent, SetEgressRequest, SharePortRequest, StartWorkspaceRequest,
+    StopWorkspaceRequest, StoppingReason, UpdateRequest, WorkspaceState,
+    egress_record::{LeftOut, What},
 };
 use sha2::{Digest as _, Sha256};
 
@@ -153,6 +154,73 @@ pub fn phase(node: &str, of: &Record, event: &PhaseEvent) -> Option<Entry> {
     let detail = vec![("run", event.run_id.clone()), ("reason", reason.to_owned()), ("failure", failure)];
     let entry = entry(format!("node {node}"), action, workspace(&of.name, &of.space), detail);
     Some(Entry { uid: of.uid.clone(), ..entry })
+}
+
+/// What a workspace was refused outside, or which secret was put on its requests. `of` is not there when the workspace is
+/// gone: then its uid has to do.
+pub fn egress_record(node: &str, of: Option<&Record>, record: &EgressRecord) -> Option<Entry> {
+    let (action, mut detail) = match record.what.as_ref()? {
+        What::Denial(denial) => ("egress.denied", denial_detail(denial)),
+        What::Use(used) => ("credential.use", use_detail(used)),
+        What::LeftOut(kind) if *kind == LeftOut::Uses as i32 => ("credential.use.leftOut", Vec::new()),
+        What::LeftOut(_) => ("egress.denied.leftOut", Vec::new()),
+    };
+    let several = |text: String| if record.count > 1 { text } else { String::new() };
+    detail.extend([
+        ("run", record.run_id.clone()),
+        ("at", time(record.first_at.as_ref())),
+        ("until", several(time(record.last_at.as_ref()))),
+        ("count", record.count.to_string()),
+    ]);
+    let object = of.map_or_else(
+        || workspace(&record.workspace_uid, ""),
+        |record| workspace(&record.name, &record.space),
+    );
+    let entry = entry(format!("node {node}"), action, object, detail);
+    Some(Entry { uid: record.workspace_uid.clone(), ..entry })
+}
+
+/// What a node could not tell in time: `anew` when its broker has begun anew, and what that had not told is not known.
+pub fn egress_lost(node: &str, count: u64, anew: bool) -> Entry {
+    let why = if anew { "the egress broker has begun anew" } else { "nobody took the records in time" };
+    let count = if count > 0 { count.to_string() } else { "unknown".to_owned() };
+    let detail = vec![("why", why.to_owned()), ("count", count)];
+    entry(format!("node {node}"), "egress.lost", format!("node {node}"), detail)
+}
+
+fn denial_detail(denial: &Denial) -> Vec<(&'static str, String)> {
+    let number = |number: u32| if number == 0 { String::new() } else { number.to_string() };
+    vec![
+        ("protocol", denial.protocol.clone()),
+        ("names", denial.names.join(",")),
+        ("address", denial.address.clone()),
+        ("port", number(denial.port)),
+        ("method", denial.method.clone()),
+        ("path", denial.path.clone()),
+        ("rule", denial.rule.clone()),
+        ("reason", denial.reason.clone()),
+        ("pid", number(denial.pid)),
+        ("program", denial.program.clone()),
+        ("task", denial.task.clone()),
+    ]
+}
+
+fn use_detail(used: &CredentialUse) -> Vec<(&'static str, String)> {
+    let more = if used.more > 0 { used.more.to_string() } else { String::new() };
+    vec![
+        ("credential", used.credential.clone()),
+        ("secret", used.secret.clone()),
+        ("host", used.host.clone()),
+        ("port", used.port.to_string()),
+        ("requests", used.requests.join(", ")),
+        ("moreRequests", more),
+    ]
+}
+
+fn time(at: Option<&prost_types::Timestamp>) -> String {
+    at.and_then(|at| jiff::Timestamp::new(at.seconds, at.nanos).ok())
+        .map(|at| at.to_string())
+        .unwrap_or_default()
 }
 
 /// What became of an entry's request.

@@ -13,6 +13,7 @@ pub mod egress;
 pub mod follow;
 pub mod left_behind;
 pub mod reconcile;
+pub mod records;
 
 use std::time::Duration;
 

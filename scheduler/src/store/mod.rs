@@ -5,6 +5,7 @@
 
 pub mod audit;
 pub mod egress;
+pub mod egress_records;
 pub mod journal;
 pub mod left_behind;
 mod migrations;

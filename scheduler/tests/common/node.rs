@@ -46,6 +46,8 @@ pub struct State {
     pub egress_later: bool,
     /// DeleteVolume fails with this.
     pub keep_volumes: Option<Status>,
+    /// Those that are kept, as its broker has them.
+    pub records: Vec<v1::EgressRecord>,
 }
 
 #[derive(Clone)]
@@ -162,6 +164,12 @@ impl FakeNode {
         revision
     }
 
+    /// Another record of egress.
+    pub fn record(&self, record: v1::EgressRecord) {
+        self.with(|s| s.records.push(record));
+        self.told.send_modify(|_| ());
+    }
+
     /// Forgets everything told so far, as a journal of limited length does.
     pub fn compact(&self) {
         self.with(|s| {
@@ -201,6 +209,7 @@ impl FakeNode {
 #[tonic::async_trait]
 impl Node for FakeNode {
     type WatchPhasesStream = Replies<PhaseEvent>;
+    type WatchEgressRecordsStream = Replies<v1::EgressRecord>;
     type PullImageStream = Replies<v1::PullProgress>;
 
     async fn get_node(&self, _: Request<GetNodeRequest>) -> Result<Response<GetNodeResponse>, Status> {
@@ -331,6 +340,34 @@ impl Node for FakeNode {
                     }
                 }
                 cursor = upto;
+                if told.changed().await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    async fn watch_egress_records(
+        &self,
+        request: Request<v1::WatchEgressRecordsRequest>,
+    ) -> Result<Response<Self::WatchEgressRecordsStream>, Status> {
+        let v1::WatchEgressRecordsRequest { mut epoch, mut after } = request.into_inner();
+        let (sender, receiver) = tokio::sync::mpsc::channel(4);
+        let (node, mut told) = (self.clone(), self.told.subscribe());
+        tokio::spawn(async move {
+            loop {
+                told.mark_unchanged();
+                let batch: Vec<_> = node.with(|s| {
+                    let new = |r: &&v1::EgressRecord| r.epoch != epoch || r.number > after;
+                    s.records.iter().filter(new).cloned().collect()
+                });
+                for record in batch {
+                    (epoch, after) = (record.epoch, record.number);
+                    if sender.send(Ok(record)).await.is_err() {
+                        return;
+                    }
+                }
                 if told.changed().await.is_err() {
                     return;
                 }

@@ -28,6 +28,11 @@ impl End {
         self
     }
 
+    /// Who is at the other end.
+    pub(crate) fn peer(&self) -> Option<std::net::SocketAddr> {
+        self.stream.peer_addr().ok()
+    }
+
     pub(crate) fn close(mut self) {
         self.proper = true;
     }

@@ -75,7 +75,10 @@ impl Flows {
                     Ok((client, _)) => {
                         reset(&client);
                         let why = why("max-flows", "too many flows are open", "close some");
-                        self.denied(original_destination(&client).ok(), &[], why);
+                        let destination = original_destination(&client).ok();
+                        let protocol = Protocol::Tcp;
+                        let what = What { names: &[], destination, client: None, protocol, request: None };
+                        self.ring.add(&what, why);
                     }
                     Err(error) => {
                         if let Some(suppressed) = self.log.admit() {
@@ -89,8 +92,16 @@ impl Flows {
         }
     }
 
-    pub(crate) fn denied(&self, destination: Option<SocketAddr>, names: &[Host], why: Why) -> Arc<Denial> {
-        self.ring.add(&What { names, destination, protocol: Protocol::Tcp, request: None }, why)
+    /// Before the client is refused, so that its program can be found.
+    pub(crate) async fn denied(
+        &self,
+        client: Option<SocketAddr>,
+        destination: Option<SocketAddr>,
+        names: &[Host],
+        why: Why,
+    ) -> Arc<Denial> {
+        let what = What { names, destination, client, protocol: Protocol::Tcp, request: None };
+        self.ring.deny(&what, why).await
     }
 
     async fn run(&self, client: TcpStream) {
@@ -104,7 +115,7 @@ impl Flows {
         match self.rules.service_at(destination) {
             Some(Ok(ready)) => return service::serve(self, &ready, client, destination).await,
             Some(Err((host, why))) => {
-                let denial = self.denied(Some(destination), &[host], why);
+                let denial = self.denied(client.peer(), Some(destination), &[host], why).await;
                 return client.refuse(&denial, false).await;
             }
             None => {}
@@ -119,7 +130,7 @@ impl Flows {
             Decision::Allow(target) => (target, false),
             Decision::Ask(target) => (target, true),
             Decision::Deny(why) => {
-                let denial = self.denied(Some(destination), &names, why);
+                let denial = self.denied(client.peer(), Some(destination), &names, why).await;
                 return client.refuse(&denial, false).await;
             }
         };
@@ -147,12 +158,20 @@ impl Flows {
             }
             Err(Broken::Inspect { host, way }) => {
                 if let Some(why) = self.inspect(&flow, host, way, (client, upstream), &mut changes).await {
-                    self.denied(Some(destination), flow.said(), why);
+                    // Its connection has ended already.
+                    let what = What {
+                        names: flow.said(),
+                        destination: Some(destination),
+                        client: None,
+                        protocol: Protocol::Tcp,
+                        request: None,
+                    };
+                    self.ring.add(&what, why);
                 }
             }
             Err(Broken::Denied { why, answered }) => {
                 drop(upstream);
-                let denial = self.denied(Some(destination), flow.said(), why);
+                let denial = self.denied(client.peer(), Some(destination), flow.said(), why).await;
                 if !answered {
                     client.refuse(&denial, true).await;
                 }
@@ -186,6 +205,7 @@ impl Flows {
             way,
             names: Arc::clone(&flow.names),
             destination: flow.destination,
+            client: client.stream.peer_addr().ok(),
             rules: Arc::clone(&self.rules),
             ring: Arc::clone(&self.ring),
         };

@@ -26,6 +26,7 @@ mod peek;
 mod pins;
 mod policy;
 mod policy_file;
+mod records;
 mod said;
 mod seccomp;
 mod server;
@@ -39,11 +40,15 @@ mod wire;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 pub use client::{RegisterError, Registered, Sockets, register};
-pub use denials::{Denial, Denials, Protocol, WatchError, watch as watch_denials};
+pub use denials::{
+    Denial, Denials, Owner, Protocol, Question, Questions, Records, WatchError, questions,
+    watch as watch_denials, watch_records,
+};
 pub use inspect::{Authority, AuthorityError, Binding, Credentials, CredentialsError, Inject, Secret};
 pub use main_loop::broker_main;
 pub use nft::{nft_ruleset, nft_ruleset_without_udp};
 pub use policy_file::{MAX_POLICY, PolicyFileError, Renewal, Terms, check_policy};
+pub use records::{Happened, Record, Use};
 pub use service::{Place, Protocol as ServiceProtocol, Service, Services};
 pub use wire::{PROTOCOL_VERSION, Registration};
 

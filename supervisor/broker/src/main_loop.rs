@@ -18,7 +18,7 @@ use tracing::{error, info, warn};
 
 use crate::BrokerOpts;
 use crate::confine::{self, ConfineError};
-use crate::denials::{self, Rings};
+use crate::denials;
 use crate::dns::Upstreams;
 use crate::flow::flow_limit;
 use crate::inspect::Roots;
@@ -90,17 +90,12 @@ fn run(opts: BrokerOpts) -> Result<(), BrokerError> {
     let descriptors = descriptors.unwrap_or(u64::MAX);
     let (flow_limit, udp_limit) = (flow_limit(descriptors), udp::flow_limit(descriptors));
     let upstreams = Arc::new(Upstreams::new(opts.upstream));
-    let (pipes, rings) = (Arc::new(Pipes::default()), Arc::new(Rings::default()));
+    let pipes = Arc::new(Pipes::default());
+    let sources = denials::Sources::default();
+    let denials::Sources { rings, journal, owners } = sources.clone();
     let udp_left = Arc::new(Semaphore::new(udp::ALL_FLOWS));
-    let shared = Arc::new(Shared {
-        pipes,
-        upstreams,
-        rings: Arc::clone(&rings),
-        roots,
-        flow_limit,
-        udp_limit,
-        udp_left,
-    });
+    let shared =
+        Arc::new(Shared { pipes, upstreams, rings, journal, owners, roots, flow_limit, udp_limit, udp_left });
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).map_err(BrokerError::Runtime)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(BrokerError::Runtime)?;
@@ -110,7 +105,7 @@ fn run(opts: BrokerOpts) -> Result<(), BrokerError> {
         info!(socket = %bound.path.display(), flow_limit, udp_limit, threads, "broker ready");
         tokio::select! {
             () = serve(listener, shared) => {}
-            () = denials::serve(watchers, rings) => {}
+            () = denials::serve(watchers, sources) => {}
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }

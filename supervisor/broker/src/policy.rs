@@ -379,7 +379,8 @@ mod tests {
 
     fn rules(policy: &Policy) -> Rules {
         let gateway_v4 = crate::GATEWAY_V4;
-        let registration = Registration { workspace: "w".into(), gateway_v4, host_ports: vec![8080] };
+        let (workspace, run) = ("w".into(), "r".into());
+        let registration = Registration { workspace, run, gateway_v4, host_ports: vec![8080] };
         Rules::new(&registration, policy.compile().unwrap(), None)
     }
 

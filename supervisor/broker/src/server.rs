@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
-use crate::denials::{Ring, Rings};
+use crate::denials::{Owners, Ring, Rings};
 use crate::dns::{Names, Upstreams};
 use crate::fdpass;
 use crate::flow::{Flows, MAX_INSPECTED};
@@ -23,6 +23,7 @@ use crate::limiter::Limiter;
 use crate::pins::Pins;
 use crate::policy::Rules;
 use crate::policy_file;
+use crate::records::{Account, Journal};
 use crate::service;
 use crate::splice::Pipes;
 use crate::udp::{Back, Relay};
@@ -38,6 +39,8 @@ pub(crate) struct Shared {
     pub pipes: Arc<Pipes>,
     pub upstreams: Arc<Upstreams>,
     pub rings: Arc<Rings>,
+    pub journal: Arc<Journal>,
+    pub owners: Arc<Owners>,
     /// The authorities that the node trusts.
     pub roots: Roots,
     /// Most flows that one workspace may have open.
@@ -126,10 +129,13 @@ async fn serve_keeper(connection: AsyncFd<OwnedFd>, shared: &Shared) {
     info!(workspace, host_ports = ?registration.host_ports, "workspace registered");
     let rules = Arc::new(Rules::new(&registration, policy, inspection));
     rules.set_services(services);
-    let ring = shared.rings.open(&workspace);
+    let account =
+        Arc::new(Account::new(workspace.clone(), registration.run.clone(), Arc::clone(&shared.journal)));
+    let ring = shared.rings.open(&workspace, Arc::clone(&account), Arc::clone(&shared.owners));
     let mut tasks = start(registration.workspace, Arc::clone(&rules), Arc::clone(&ring), sockets, shared);
     updates(&connection, &workspace, &rules, &shared.roots).await;
     tasks.shutdown().await;
+    account.end();
     shared.rings.close(&ring);
     info!(workspace, "workspace unregistered");
 }
@@ -271,6 +277,7 @@ fn start(
         services: service::Shared::default(),
     });
     let mut tasks = JoinSet::new();
+    tasks.spawn(Arc::clone(&flows.ring.account).serve());
     tasks.spawn(flows.serve(sockets.tcp));
     tasks.spawn(Arc::clone(&names).serve_udp(sockets.udp_dns));
     tasks.spawn(names.serve_tcp(sockets.tcp_dns));

@@ -21,6 +21,9 @@ const MAX_HOST_PORTS: usize = 256;
 pub struct Registration {
     /// The workspace's uid: names it in log lines.
     pub workspace: String,
+    /// The run's id, for the audit log.
+    #[serde(default)]
+    pub run: String,
     pub gateway_v4: Ipv4Addr,
     /// Ports of the node's 127.0.0.1 that the workspace reaches as `host.cordium.internal:PORT`.
     #[serde(default)]
@@ -78,6 +81,9 @@ impl Registration {
         if name.is_empty() || name.len() > MAX_NAME || !name.chars().all(plain) {
             return Err(format!("workspace is not 1 to {MAX_NAME} letters, digits, '-', '_' or '.'"));
         }
+        if self.run.len() > MAX_NAME || !self.run.chars().all(plain) {
+            return Err(format!("run is not up to {MAX_NAME} letters, digits, '-', '_' or '.'"));
+        }
         if self.host_ports.len() > MAX_HOST_PORTS {
             return Err(format!("hostPorts has {} entries; at most {MAX_HOST_PORTS}", self.host_ports.len()));
         }
@@ -102,7 +108,8 @@ mod tests {
     use super::*;
 
     fn registration() -> Registration {
-        Registration { workspace: "ws-1".into(), gateway_v4: crate::GATEWAY_V4, host_ports: vec![8080] }
+        let (workspace, run) = ("ws-1".into(), "run-1".into());
+        Registration { workspace, run, gateway_v4: crate::GATEWAY_V4, host_ports: vec![8080] }
     }
 
     fn parse(registration: Registration, version: u32) -> Result<Registration, String> {
@@ -137,7 +144,8 @@ mod tests {
 
     #[test]
     fn bounds_are_kept() {
-        let bad: [fn(&mut Registration); 6] = [
+        let bad: [fn(&mut Registration); 7] = [
+            |r| r.run = "a b".into(),
             |r| r.workspace.clear(),
             |r| r.workspace = "x".repeat(129),
             |r| r.workspace = "a\nb".into(),

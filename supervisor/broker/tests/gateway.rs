@@ -329,6 +329,7 @@ fn a_registration_with_wrong_sockets_is_refused_with_the_reason() {
         let world = World::new();
         let registration = cordium_broker::Registration {
             workspace: "w".into(),
+            run: "r".into(),
             gateway_v4: GATEWAY_V4,
             host_ports: vec![],
         };

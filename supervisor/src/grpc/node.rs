@@ -3,19 +3,22 @@
 use std::{sync::Arc, time::SystemTime};
 
 use cordium_proto::v1::{
-    DeleteRequest, DeleteResponse, DeleteVolumeRequest, DeleteVolumeResponse, GetNodeRequest,
+    DeleteRequest, DeleteResponse, DeleteVolumeRequest, DeleteVolumeResponse, EgressRecord, GetNodeRequest,
     GetNodeResponse, GetUsageRequest, GetUsageResponse, ListImagesRequest, ListImagesResponse,
     ListNodeWorkspacesRequest, ListNodeWorkspacesResponse, PhaseEvent, PruneImagesRequest,
     PruneImagesResponse, PullImageRequest, PullProgress, RemoveImageRequest, RemoveImageResponse,
     SetNodeEgressRequest, SetNodeEgressResponse, StartRequest, StartResponse, StopRequest, StopResponse,
-    WatchPhasesRequest, node_server::Node,
+    WatchEgressRecordsRequest, WatchPhasesRequest, node_server::Node,
 };
 use futures::{StreamExt as _, TryStreamExt as _, stream::BoxStream};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::status::{of_store, shutting_down};
+use super::{
+    denials,
+    status::{of_store, shutting_down},
+};
 use crate::{
     capacity,
     context::Context,
@@ -50,6 +53,7 @@ impl NodeService {
 #[tonic::async_trait]
 impl Node for NodeService {
     type WatchPhasesStream = BoxStream<'static, Result<PhaseEvent, Status>>;
+    type WatchEgressRecordsStream = BoxStream<'static, Result<EgressRecord, Status>>;
     type PullImageStream = BoxStream<'static, Result<PullProgress, Status>>;
 
     async fn get_node(&self, _: Request<GetNodeRequest>) -> Result<Response<GetNodeResponse>, Status> {
@@ -157,6 +161,16 @@ impl Node for NodeService {
         let events =
             phases::watch(context.store.clone(), context.ring.clone(), after, context.shutdown.clone());
         Ok(Response::new(events.map_err(of_store).boxed()))
+    }
+
+    async fn watch_egress_records(
+        &self,
+        request: Request<WatchEgressRecordsRequest>,
+    ) -> Result<Response<Self::WatchEgressRecordsStream>, Status> {
+        let WatchEgressRecordsRequest { epoch, after } = request.into_inner();
+        let records = cordium_broker::watch_records(self.workspaces.broker_socket(), epoch, after).await;
+        let records = records.map_err(|error| denials::of_broker(&error))?;
+        Ok(Response::new(denials::pass_records(records, self.context.shutdown.clone())))
     }
 
     async fn list_images(

@@ -55,6 +55,7 @@ fn binding(index: usize, credential: &Credential, value: &str) -> Result<Binding
     })?;
     Ok(Binding {
         name: credential.name.clone(),
+        secret: credential.from_secret.clone(),
         hosts: credential.hosts.clone(),
         methods: credential.methods.clone(),
         paths: credential.paths.clone(),

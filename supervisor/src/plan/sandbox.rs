@@ -14,6 +14,7 @@ pub fn sandbox_plan(plan: &RunPlan, layers: Layers, ids: IdMap, context: &Contex
     let limits = limits(&plan.limit);
     SandboxPlan {
         id: uid.clone(),
+        run: plan.prepare.run_id.clone(),
         hostname: plan.prepare.hostname.clone(),
         layers: layers.dirs,
         layer_data: layers.data,

@@ -10,8 +10,9 @@ use std::{
 
 use cordium_proto::v1 as pb;
 use cordium_proto::v1::{
-    AgentEvent, Failure, Image, LogEntry, LogSource, LogsRequest, PrepareRequest, PrepareResponse,
-    PruneImagesResponse, ShutdownRequest, ShutdownResponse, WatchAgentRequest,
+    AgentEvent, Failure, FindOwnerRequest, FindOwnerResponse, Image, LogEntry, LogSource, LogsRequest,
+    PrepareRequest, PrepareResponse, PruneImagesResponse, ShutdownRequest, ShutdownResponse,
+    WatchAgentRequest,
     agent_event::{self, Event},
     agent_server::{Agent, AgentServer},
     session_server::{Session, SessionServer},
@@ -291,6 +292,14 @@ impl Agent for FakeAgent {
             return Ok(Response::new(events.take(2).chain(futures::stream::repeat_with(warn)).boxed()));
         }
         Ok(Response::new(events.boxed()))
+    }
+
+    async fn find_owner(
+        &self,
+        request: Request<FindOwnerRequest>,
+    ) -> Result<Response<FindOwnerResponse>, Status> {
+        let program = format!("{} {}\u{1b}", request.get_ref().local, request.get_ref().remote);
+        Ok(Response::new(FindOwnerResponse { pid: 7, program, task: "t".repeat(1000) }))
     }
 
     async fn shutdown(

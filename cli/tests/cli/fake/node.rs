@@ -53,6 +53,15 @@ impl Node for Fake {
         Err(Status::unimplemented("not in the fake"))
     }
 
+    type WatchEgressRecordsStream = Pin<Box<dyn Stream<Item = Result<EgressRecord, Status>> + Send>>;
+
+    async fn watch_egress_records(
+        &self,
+        _: Request<WatchEgressRecordsRequest>,
+    ) -> Answer<Self::WatchEgressRecordsStream> {
+        Err(Status::unimplemented("not in the fake"))
+    }
+
     async fn list_images(&self, _: Request<ListImagesRequest>) -> Answer<ListImagesResponse> {
         Ok(Response::new(ListImagesResponse { items: vec![image()] }))
     }

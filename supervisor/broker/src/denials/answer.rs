@@ -121,6 +121,7 @@ mod tests {
         let what = What {
             names: &[cordium_egress::Host::parse("a.example").unwrap()],
             destination: Some(([192, 0, 2, 1], port).into()),
+            client: None,
             protocol: Protocol::Tcp,
             request: None,
         };

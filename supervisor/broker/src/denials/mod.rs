@@ -1,6 +1,7 @@
 //! What a workspace was refused, for whoever wants to know why: kept, logged, watched, and told to the client.
 
 mod answer;
+mod owners;
 mod ring;
 mod socket;
 mod watch;
@@ -11,9 +12,11 @@ use cordium_egress::Host;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use answer::{body, refuse};
-pub(crate) use ring::{Ring, Rings};
-pub(crate) use socket::{bind, serve};
-pub use watch::{Denials, WatchError, watch};
+pub(crate) use owners::Owners;
+pub use owners::{Owner, Question};
+pub(crate) use ring::{Looked, Ring, Rings};
+pub(crate) use socket::{Sources, bind, serve};
+pub use watch::{Denials, Questions, Records, WatchError, questions, watch, watch_records};
 
 /// Names that one denial carries.
 const MAX_NAMES: usize = 4;
@@ -47,9 +50,12 @@ pub struct Denial {
     pub reason: String,
     /// What helps.
     pub next: String,
+    /// Who asked, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<Owner>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Protocol {
     Tcp,
@@ -70,6 +76,8 @@ pub(crate) struct Why {
 pub(crate) struct What<'a> {
     pub names: &'a [Host],
     pub destination: Option<SocketAddr>,
+    /// The workspace's end, by which its program is found.
+    pub client: Option<SocketAddr>,
     pub protocol: Protocol,
     /// Method and path, where it is one request.
     pub request: Option<(&'a str, &'a str)>,
@@ -97,6 +105,7 @@ impl Denial {
             rule: why.rule,
             reason: why.reason.to_owned(),
             next: why.next.to_owned(),
+            owner: None,
         }
     }
 }

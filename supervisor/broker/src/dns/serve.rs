@@ -1,7 +1,7 @@
 //! The sockets of one workspace's name server.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use tracing::{debug, warn};
 use super::answers;
 use super::message::{Action, MAX_QUERY, Question, act};
 use super::upstream::Upstreams;
-use crate::denials::{Protocol, Ring, What};
+use crate::denials::{Looked, Protocol, Ring, What};
 use crate::limiter::Limiter;
 use crate::node;
 use crate::pins::Pins;
@@ -76,10 +76,17 @@ impl Names {
                             continue;
                         }
                     };
-                    match self.admit(&packet[..length]) {
+                    match self.admit(&packet[..length], client, true) {
                         Verdict::Ignore => {}
                         // A client that does not take its answer loses it, as on any network.
                         Verdict::Reply(reply) => drop(socket.try_send_to(&reply, client)),
+                        Verdict::Refuse(reply, looked) => {
+                            let socket = Arc::clone(&socket);
+                            waiting.spawn(async move {
+                                Ring::wait(looked).await;
+                                drop(socket.send_to(&reply, client).await);
+                            });
+                        }
                         Verdict::Ask(question, name, permit) => {
                             let (names, socket) = (Arc::clone(&self), Arc::clone(&socket));
                             waiting.spawn(async move {
@@ -121,11 +128,16 @@ impl Names {
     }
 
     async fn answer_stream(&self, stream: &mut TcpStream) -> io::Result<()> {
+        let client = stream.peer_addr()?;
         loop {
             let query = timeout(STREAM_IDLE, read_framed(stream)).await??;
-            let reply = match self.admit(&query) {
+            let reply = match self.admit(&query, client, false) {
                 Verdict::Ignore => return Ok(()),
                 Verdict::Reply(reply) => reply,
+                Verdict::Refuse(reply, looked) => {
+                    Ring::wait(looked).await;
+                    reply
+                }
                 Verdict::Ask(question, name, _permit) => {
                     self.resolve(&question, &name, MAX_ANSWER, true).await
                 }
@@ -136,15 +148,22 @@ impl Names {
         }
     }
 
-    fn admit(&self, packet: &[u8]) -> Verdict {
+    fn admit(&self, packet: &[u8], client: SocketAddr, udp: bool) -> Verdict {
         let question = match act(packet, self.rules.gateway(), |name| self.rules.service_address(name)) {
             Action::Ignore => return Verdict::Ignore,
             Action::Reply(reply) => return Verdict::Reply(reply),
             Action::Forward(question) => question,
         };
-        let name = match self.allowed(&question) {
+        // Over TCP nobody knows here which name server the client had in mind, so its program is not found.
+        let name = match self.allowed(&question, udp.then_some(client)) {
             Ok(name) => name,
-            Err(code) => return Verdict::Reply(question.refusal(code)),
+            Err((code, looked)) => {
+                let reply = question.refusal(code);
+                return match looked {
+                    Some(looked) => Verdict::Refuse(reply, looked),
+                    None => Verdict::Reply(reply),
+                };
+            }
         };
         match Arc::clone(&self.queries).try_acquire_owned() {
             Ok(permit) => Verdict::Ask(question, name, permit),
@@ -161,21 +180,23 @@ impl Names {
     }
 
     /// The name that may be asked for. What is refused is not told to any server: a name can carry data out.
-    fn allowed(&self, question: &Question) -> Result<Host, ResponseCode> {
+    fn allowed(
+        &self,
+        question: &Question,
+        client: Option<SocketAddr>,
+    ) -> Result<Host, (ResponseCode, Option<Looked>)> {
         let denied = |names: &[Host], why| {
-            self.ring.add(&What { names, destination: None, protocol: Protocol::Dns, request: None }, why);
+            let (destination, protocol) = (None, Protocol::Dns);
+            self.ring.look(&What { names, destination, client, protocol, request: None }, why).ok()
         };
         let Ok(name) = Host::parse(&question.name()) else {
             let reason = "the name that was asked for is no host name";
-            denied(&[], why("host-name", reason, "ask for a name of letters, digits, '-' and '_'"));
-            return Err(ResponseCode::Refused);
+            let why = why("host-name", reason, "ask for a name of letters, digits, '-' and '_'");
+            return Err((ResponseCode::Refused, denied(&[], why)));
         };
         match self.rules.resolves(&name) {
             Ok(()) => Ok(name),
-            Err(why) => {
-                denied(&[name], why);
-                Err(ResponseCode::NXDomain)
-            }
+            Err(why) => Err((ResponseCode::NXDomain, denied(&[name], why))),
         }
     }
 
@@ -219,6 +240,8 @@ fn may_lead_on(addresses: &[(IpAddr, Duration)], reaches: impl Fn(IpAddr) -> boo
 enum Verdict {
     Ignore,
     Reply(Vec<u8>),
+    /// When it is known who asked, or after a moment.
+    Refuse(Vec<u8>, Looked),
     Ask(Question, Host, OwnedSemaphorePermit),
 }
 

@@ -11,6 +11,7 @@ use super::secret::Secret;
 
 const MAX_ROOTS: usize = 32;
 const MAX_PEM: usize = 16 * 1024;
+const MAX_SECRET_NAME: usize = 256;
 /// Written as JSON.
 pub(crate) const MAX_CREDENTIALS: u64 = 4 << 20;
 
@@ -40,6 +41,9 @@ pub struct Authority {
 pub struct Binding {
     /// Shown in denials.
     pub name: String,
+    /// The name of what the value is of, for the audit log.
+    #[serde(default)]
+    pub secret: String,
     /// Exact names.
     pub hosts: Vec<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -118,8 +122,12 @@ impl Credentials {
 
 impl Binding {
     fn check(&self) -> Result<(), BindingError> {
-        let Self { name, hosts, methods, paths, inject, placeholder, value } = self;
+        let Self { name, secret, hosts, methods, paths, inject, placeholder, value } = self;
         Scope { name, hosts, methods, paths, inject }.check()?;
+        if secret.len() > MAX_SECRET_NAME {
+            let problem = format!("is longer than {MAX_SECRET_NAME} bytes");
+            return Err(BindingError { path: "secret".into(), problem });
+        }
         check_placeholder(placeholder)?;
         check_value(value.expose())
     }
@@ -157,6 +165,7 @@ mod tests {
         assert_eq!(credentials(many).check_texts().unwrap_err().path, "bindings");
         assert_eq!(wrong(|b| b.name = "a b".into()), "bindings[1].name");
         assert_eq!(wrong(|b| b.name = "two".into()), "bindings[1].name");
+        assert_eq!(wrong(|b| b.secret = "x".repeat(257)), "bindings[1].secret");
         assert_eq!(wrong(|b| b.hosts.clear()), "bindings[1].hosts");
         assert_eq!(wrong(|b| b.hosts = vec!["*.example".into()]), "bindings[1].hosts[0]");
         assert_eq!(wrong(|b| b.hosts = vec!["127.0.0.1".into()]), "bindings[1].hosts[0]");

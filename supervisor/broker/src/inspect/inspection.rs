@@ -27,6 +27,7 @@ pub(crate) struct Inspection {
 /// A binding whose texts have been read.
 pub(super) struct Bound {
     pub name: String,
+    pub secret: String,
     pub methods: Vec<Method>,
     pub paths: Vec<String>,
     pub inject: Slot,
@@ -129,7 +130,7 @@ impl Bound {
             Inject::SigV4 { access_key_id } => Slot::SigV4 { access_key_id },
         };
         let methods = binding.methods.iter().map(method).collect::<Result<_, _>>()?;
-        let Binding { name, paths, placeholder, value, .. } = binding;
-        Ok(Self { name, methods, paths, inject, placeholder, value })
+        let Binding { name, secret, paths, placeholder, value, .. } = binding;
+        Ok(Self { name, secret, methods, paths, inject, placeholder, value })
     }
 }

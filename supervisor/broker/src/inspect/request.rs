@@ -15,14 +15,14 @@ use super::{MAX_HEAD, target};
 use crate::denials::Why;
 
 impl Inspection {
-    /// Puts the credentials of `host` on a request, or says why it must not go on.
+    /// Puts the credentials of `host` on a request, or says why it must not go on. Those that are on it now come back.
     pub(super) fn apply(
         &self,
         host: &Host,
         port: u16,
         parts: &mut Parts,
         now: SystemTime,
-    ) -> Result<(), Why> {
+    ) -> Result<Vec<&Bound>, Why> {
         let refuse = |rule: &str, reason, next| Err(Why { rule: rule.to_owned(), reason, next });
         if size(parts) > MAX_HEAD {
             return refuse("request", "the head of the request is longer than 64 KiB", "send less");
@@ -63,15 +63,20 @@ impl Inspection {
                 "add the method and path to a binding of this host",
             );
         }
+        let mut used = Vec::new();
         for bound in matching {
-            if let Err(Misfit { reason, next }) = bound.put(parts, now) {
-                return refuse(&format!("credential {}", bound.name), reason, next);
+            match bound.put(parts, now) {
+                Ok(true) => used.push(bound),
+                Ok(false) => {}
+                Err(Misfit { reason, next }) => {
+                    return refuse(&format!("credential {}", bound.name), reason, next);
+                }
             }
         }
         if size(parts) > MAX_HEAD {
             return refuse("request", "the head of the request is longer than 64 KiB", "send less");
         }
-        Ok(())
+        Ok(used)
     }
 
     /// Checks a request to a host without credentials, where those of other hosts are worth nothing.
@@ -141,13 +146,13 @@ const MALFORMED: Misfit = Misfit {
 };
 
 impl Bound {
-    /// Replaces the placeholder; where there is none, sets what the binding says.
-    fn put(&self, parts: &mut Parts, now: SystemTime) -> Result<(), Misfit> {
+    /// Replaces the placeholder; where there is none, sets what the binding says. False if the request has one of its own there.
+    fn put(&self, parts: &mut Parts, now: SystemTime) -> Result<bool, Misfit> {
         let (placeholder, value) = (self.placeholder.as_bytes(), self.value.expose());
         if let Slot::SigV4 { access_key_id } = &self.inject {
             let next = "sign the request with this access key's id and the placeholder as its secret key, the body as a whole";
             let keys = Keys { access_key_id, placeholder, value };
-            return sigv4::resign(parts, &keys, now).map_err(|reason| Misfit { reason, next });
+            return sigv4::resign(parts, &keys, now).map(|()| true).map_err(|reason| Misfit { reason, next });
         }
         let mut found = false;
         for text in parts.headers.values_mut() {
@@ -160,10 +165,10 @@ impl Bound {
             set_query(&mut parts.uri, &made)?;
             found = true;
         }
-        if found { Ok(()) } else { self.set(parts) }
+        if found { Ok(true) } else { self.set(parts) }
     }
 
-    fn set(&self, parts: &mut Parts) -> Result<(), Misfit> {
+    fn set(&self, parts: &mut Parts) -> Result<bool, Misfit> {
         let value = self.value.expose();
         let joined = |front: &[u8]| Zeroizing::new([front, value].concat());
         match &self.inject {
@@ -178,23 +183,24 @@ impl Bound {
                 let is_name =
                     |piece: &str| *unescape(piece.split('=').next().unwrap_or_default()) == *unescape(&name);
                 if query.split('&').any(is_name) {
-                    return Ok(());
+                    return Ok(false);
                 }
                 let joint = if query.is_empty() { "" } else { "&" };
                 let made = Zeroizing::new(format!("{query}{joint}{}={}", *name, *escape(value)));
-                set_query(&mut parts.uri, &made)
+                set_query(&mut parts.uri, &made).map(|()| true)
             }
             // Where it is not signed, there is no place for it.
-            Slot::SigV4 { .. } => Ok(()),
+            Slot::SigV4 { .. } => Ok(false),
         }
     }
 }
 
-fn set_header(headers: &mut HeaderMap, name: &http::HeaderName, text: &[u8]) -> Result<(), Misfit> {
-    if !headers.contains_key(name) {
+fn set_header(headers: &mut HeaderMap, name: &http::HeaderName, text: &[u8]) -> Result<bool, Misfit> {
+    let is_free = !headers.contains_key(name);
+    if is_free {
         headers.insert(name, sensitive(text)?);
     }
-    Ok(())
+    Ok(is_free)
 }
 
 /// Not printed, and not kept in the tables of HTTP/2.

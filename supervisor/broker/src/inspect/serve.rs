@@ -43,6 +43,7 @@ pub(crate) struct Place {
     pub host: Host,
     pub way: Way,
     pub destination: SocketAddr,
+    pub client: Option<SocketAddr>,
     /// Those that led to the destination.
     pub names: Arc<[Host]>,
     pub rules: Arc<Rules>,
@@ -77,7 +78,7 @@ pub(crate) async fn serve(place: Arc<Place>, client: End, upstream: End) -> Resu
     match &place.way {
         Way::Plain => {
             let (upstream, driver) =
-                reached(&place, upstream::open(upstream, Speaks::Http1).await.map_err(|_| false));
+                reached(&place, upstream::open(upstream, Speaks::Http1).await.map_err(|_| false)).await;
             Connection::serve(place, client, Speaks::Http1, upstream, driver).await
         }
         Way::Tls(inspection) => {
@@ -90,7 +91,7 @@ pub(crate) async fn serve(place: Arc<Place>, client: End, upstream: End) -> Resu
                 Err(error) => (Err(tls::is_certificate(&error)), None),
             };
             let chosen = chosen.filter(|_| opened.is_ok());
-            let (upstream, driver) = reached(&place, opened);
+            let (upstream, driver) = reached(&place, opened).await;
             let (client, speaks) = hello.accept(inspection, &place.host, chosen).await?;
             let place = Arc::clone(&place);
             Connection::serve(place, client, speaks, upstream, driver).await
@@ -99,24 +100,28 @@ pub(crate) async fn serve(place: Arc<Place>, client: End, upstream: End) -> Resu
 }
 
 /// The server's side, or what to answer in its place.
-fn reached(place: &Place, opened: Result<(Upstream, Driver), bool>) -> (Upstream, Driver) {
-    opened.unwrap_or_else(|certificate| {
-        (Upstream::None(place.unreached(certificate)), Box::pin(std::future::pending()))
-    })
+async fn reached(place: &Place, opened: Result<(Upstream, Driver), bool>) -> (Upstream, Driver) {
+    match opened {
+        Ok(opened) => opened,
+        Err(certificate) => {
+            (Upstream::None(place.unreached(certificate).await), Box::pin(std::future::pending()))
+        }
+    }
 }
 
 impl Place {
-    fn deny(&self, why: Why, request: Option<(&str, &str)>) -> Arc<Denial> {
+    async fn deny(&self, why: Why, request: Option<(&str, &str)>) -> Arc<Denial> {
         let what = What {
             names: std::slice::from_ref(&self.host),
             destination: Some(self.destination),
+            client: self.client,
             protocol: Protocol::Tcp,
             request,
         };
-        self.ring.add(&what, why)
+        self.ring.deny(&what, why).await
     }
 
-    fn unreached(&self, certificate: bool) -> Arc<Denial> {
+    async fn unreached(&self, certificate: bool) -> Arc<Denial> {
         let (reason, next) = if certificate {
             (
                 "the server's certificate is not valid for this host, or is of nobody whom the node trusts",
@@ -128,7 +133,7 @@ impl Place {
                 "check the server",
             )
         };
-        self.deny(Why { rule: "upstream-tls".into(), reason, next }, None)
+        self.deny(Why { rule: "upstream-tls".into(), reason, next }, None).await
     }
 }
 
@@ -224,22 +229,39 @@ impl Connection {
         }
     }
 
+    /// Before the request is on its way. One that goes nowhere has used nothing.
+    fn account(&self, used: &[(String, String)], request: &str) {
+        if matches!(self.upstream, Upstream::None(_)) {
+            return;
+        }
+        let Place { host, destination, ring, .. } = &*self.place;
+        for (credential, secret) in used {
+            ring.account.used(credential, secret, host.as_str(), destination.port(), request);
+        }
+    }
+
     /// An error ends the connection without an answer, after which a client may try anew.
     async fn answer(&self, request: Request<Incoming>) -> Result<Response<Body>, hyper::Error> {
         self.begun.notify_one();
         let (mut parts, body) = request.into_parts();
         let place = &self.place;
+        // Before a value may stand in it. Of the path only: a query is the client's secret.
+        let (method, path) = (parts.method.to_string(), parts.uri.path().to_owned());
+        let asked = Some((method.as_str(), path.as_str()));
         let body = match hold::body(&mut parts, body, place.signs()).await {
             Ok(body) => body,
             Err(why) => {
-                let denial = place.deny(why, Some((parts.method.as_str(), parts.uri.path())));
+                let denial = place.deny(why, asked).await;
                 return Ok(denied(&denial, StatusCode::FORBIDDEN));
             }
         };
-        if let Err(why) = place.admit(&mut parts) {
-            let denial = place.deny(why, Some((parts.method.as_str(), parts.uri.path())));
-            drain(body).await;
-            return Ok(denied(&denial, StatusCode::FORBIDDEN));
+        match place.admit(&mut parts) {
+            Ok(used) => self.account(&used, &format!("{method} {path}")),
+            Err(why) => {
+                let denial = place.deny(why, asked).await;
+                drain(body).await;
+                return Ok(denied(&denial, StatusCode::FORBIDDEN));
+            }
         }
         let web_socket = parts.version < http::Version::HTTP_2 && hop::is_web_socket(&parts.headers);
         hop::strip(&mut parts.headers, web_socket);
@@ -262,7 +284,8 @@ impl Connection {
             _ if switches => {
                 let reason = "the server switches to a protocol that was not asked for";
                 let why = Why { rule: "upgrade".into(), reason, next: "check the server" };
-                return Ok(denied(&place.deny(why, None), StatusCode::BAD_GATEWAY));
+                let denial = place.deny(why, None).await;
+                return Ok(denied(&denial, StatusCode::BAD_GATEWAY));
             }
             _ => self.upgrading.store(false, Ordering::Relaxed),
         }
@@ -272,8 +295,9 @@ impl Connection {
 }
 
 impl Place {
-    /// Checks a request by the policy and the credentials that hold now, and puts those on it.
-    fn admit(&self, parts: &mut http::request::Parts) -> Result<(), Why> {
+    /// Checks a request by the policy and the credentials that hold now, and puts those on it. The names of those that are on it,
+    /// and of their secrets, come back.
+    fn admit(&self, parts: &mut http::request::Parts) -> Result<Vec<(String, String)>, Why> {
         let refused = |reason| Why { rule: "request".into(), reason, next: "send a plain request" };
         hop::check_framing(&parts.headers).map_err(refused)?;
         let port = self.destination.port();
@@ -281,14 +305,19 @@ impl Place {
             self.rules.request(self.destination, &self.names, &self.host, &Asked::new(method, path))?;
         }
         let Way::Tls(inspection) = &self.way else {
-            return target::check(parts, &self.host, port, &Scheme::HTTP).map_err(wrong_target);
+            target::check(parts, &self.host, port, &Scheme::HTTP).map_err(wrong_target)?;
+            return Ok(Vec::new());
         };
         match self.rules.inspection() {
-            Some(now) if now.binds(&self.host) => now.apply(&self.host, port, parts, SystemTime::now()),
+            Some(now) if now.binds(&self.host) => {
+                let used = now.apply(&self.host, port, parts, SystemTime::now())?;
+                Ok(used.into_iter().map(|bound| (bound.name.clone(), bound.secret.clone())).collect())
+            }
             now => {
                 // A placeholder of what has been taken away is still one.
                 inspection.pass(&self.host, port, parts)?;
-                now.map_or(Ok(()), |now| now.pass(&self.host, port, parts))
+                now.map_or(Ok(()), |now| now.pass(&self.host, port, parts))?;
+                Ok(Vec::new())
             }
         }
     }

@@ -6,6 +6,7 @@ use super::{Authority, Binding, Credentials, Inject, Secret};
 pub(super) fn binding(name: &str, host: &str) -> Binding {
     Binding {
         name: name.into(),
+        secret: String::new(),
         hosts: vec![host.into()],
         methods: vec![],
         paths: vec![],

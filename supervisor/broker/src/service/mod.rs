@@ -102,9 +102,10 @@ pub(crate) async fn serve(flows: &Flows, ready: &Arc<Ready>, client: End, destin
     let names = std::slice::from_ref(&ready.host);
     let Ok(_permit) = flows.services.connections.try_acquire() else {
         let why = why("max-services", "too many connections to services are open", "close some");
-        flows.denied(Some(destination), names, why);
+        flows.denied(client.peer(), Some(destination), names, why).await;
         return;
     };
+    let peer = client.peer();
     let connection = Connection { flows, ready };
     let ended = match &ready.protocol {
         Protocol::Postgresql { .. } => connection.postgres(client).await,
@@ -114,7 +115,7 @@ pub(crate) async fn serve(flows: &Flows, ready: &Arc<Ready>, client: End, destin
         Err(Ended::Io(error)) => {
             debug!(workspace = flows.workspace, service = ready.name, %error, "connection to a service broken");
         }
-        Err(Ended::Denied(why)) => drop(flows.denied(Some(destination), names, why)),
+        Err(Ended::Denied(why)) => drop(flows.denied(peer, Some(destination), names, why).await),
     }
 }
 

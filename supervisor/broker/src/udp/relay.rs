@@ -174,8 +174,15 @@ impl Relay {
     }
 
     fn denied(&self, key: Key, names: &[Host], why: Why) {
-        let what = What { names, destination: Some(key.destination), protocol: Protocol::Udp, request: None };
-        self.ring.add(&what, why);
+        let what = What {
+            names,
+            destination: Some(key.destination),
+            client: Some(key.source),
+            protocol: Protocol::Udp,
+            request: None,
+        };
+        // Kept when it is known who asked, or a moment later. Nobody waits: a socket of UDP stays as it is.
+        drop(self.ring.look(&what, why));
     }
 
     /// Ends the flows that a new policy, or a new credential, does not allow.

@@ -4,6 +4,8 @@
 mod http;
 mod live;
 mod names;
+mod owners;
+pub mod records;
 pub mod servers;
 mod tls;
 

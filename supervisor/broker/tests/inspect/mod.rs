@@ -7,11 +7,14 @@ pub mod server;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use cordium_broker::{Authority, Binding, Credentials, Inject, Registered, Secret, Terms};
+use cordium_broker::{
+    Authority, Binding, Credentials, Happened, Inject, Record, Registered, Secret, Terms, Use,
+};
 use http::{Request, StatusCode, Version};
 use http_body_util::Full;
 
 use crate::egress::hosts;
+use crate::egress::records::until;
 use crate::egress::servers::name_server;
 use crate::support::{World, isolated};
 use client::{Raw, http2};
@@ -27,6 +30,7 @@ fn provider() -> Arc<rustls::crypto::CryptoProvider> {
 pub fn binding(name: &str, host: &str) -> Binding {
     Binding {
         name: name.into(),
+        secret: "the-secret".into(),
         hosts: vec![host.into()],
         methods: vec![],
         paths: vec![],
@@ -120,6 +124,39 @@ fn the_value_is_on_requests_of_both_versions_and_is_not_inside() {
             }
         });
         bound.is_not_logged();
+    });
+}
+
+#[test]
+fn each_use_of_a_secret_is_told_without_its_value_and_without_queries() {
+    isolated("inspect::each_use_of_a_secret_is_told_without_its_value_and_without_queries", || {
+        let bound = Bound::new(vec![binding("token", "one.example")]);
+        let authority = bound.authority();
+        bound.world.sandbox.run(move || {
+            let mut raw = Raw::open("one.example", &authority);
+            for path in ["/a?hidden=1", "/a", "/b"] {
+                raw.ask(&format!("GET {path} HTTP/1.1\r\nHost: one.example\r\n\r\n"));
+            }
+            // Its own: no secret is used.
+            raw.ask("GET /own HTTP/1.1\r\nHost: one.example\r\nAuthorization: mine\r\n\r\n");
+        });
+        let Bound { world, registered, .. } = bound;
+        drop(registered);
+        let records = until(&world, 0, 0, |records| records.iter().map(|r| r.count).sum::<u64>() >= 3);
+        let [first, rest] = &records[..] else { panic!("{records:?}") };
+        let used = |record: &Record| match &record.what {
+            Happened::Used(used) => used.clone(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!((first.count, used(first).requests.as_slice()), (1, &["GET /a".to_owned()][..]));
+        assert_eq!((rest.count, used(rest).requests.join(" ")), (2, "GET /a GET /b".to_owned()));
+        let Use { credential, secret, host, port, .. } = used(first);
+        assert_eq!(
+            (credential.as_str(), secret.as_str(), host.as_str(), port),
+            ("token", "the-secret", "one.example", 443)
+        );
+        let text = format!("{records:?}");
+        assert!(!text.contains(VALUE) && !text.contains(PLACEHOLDER) && !text.contains("hidden"), "{text}");
     });
 }
 

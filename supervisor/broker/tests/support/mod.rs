@@ -218,7 +218,8 @@ impl World {
             let udp_dns = bound(|| UdpSocket::bind(("::", DNS_PORT)));
             let tcp_dns = bound(|| TcpListener::bind(("::", DNS_PORT)));
             let workspace = "ws-test".to_owned();
-            let registration = Registration { workspace, gateway_v4: GATEWAY_V4, host_ports };
+            let run = "run-test".to_owned();
+            let registration = Registration { workspace, run, gateway_v4: GATEWAY_V4, host_ports };
             let terms =
                 Terms { policy: &policy, credentials: credentials.as_ref(), services: services.as_ref() };
             let sockets = Sockets {

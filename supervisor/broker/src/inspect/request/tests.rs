@@ -21,7 +21,7 @@ fn request(method: &str, uri: &str, headers: &[(&str, &str)]) -> Parts {
 
 fn applied(inspection: &Inspection, mut parts: Parts) -> Result<Parts, String> {
     let host = Host::parse("a.example").unwrap();
-    inspection.apply(&host, 443, &mut parts, SystemTime::now()).map(|()| parts).map_err(|why| why.rule)
+    inspection.apply(&host, 443, &mut parts, SystemTime::now()).map(|_| parts).map_err(|why| why.rule)
 }
 
 fn header(parts: &Parts, name: &str) -> String {
@@ -145,4 +145,22 @@ proptest! {
             prop_assert!(!stands_in(&made, "placeholder-of-one") && !stands_in(&made, "placeholder-of-two"));
         }
     }
+}
+
+#[test]
+fn what_was_put_on_a_request_is_told() {
+    let query = Inject::Query { name: "key".into() };
+    let two = Binding { inject: query, secret: "second".into(), ..binding("two", "a.example") };
+    let inspection = inspection(vec![binding("one", "a.example"), two]);
+    let host = Host::parse("a.example").unwrap();
+    let used = |uri: &str, headers: &[(&str, &str)]| -> Vec<String> {
+        let mut parts = request("GET", uri, headers);
+        let used = inspection.apply(&host, 443, &mut parts, SystemTime::now()).unwrap();
+        used.iter().map(|bound| format!("{} {}", bound.name, bound.secret)).collect()
+    };
+    assert_eq!(used("/", &[]), ["one ", "two second"]);
+    // Its own, which is none of ours.
+    assert_eq!(used("/", &[("Authorization", "Bearer mine")]), ["two second"]);
+    assert_eq!(used("/?key=mine", &[("X-Key", "placeholder-of-one")]), ["one "]);
+    assert!(used("/?key=mine", &[("Authorization", "Bearer mine")]).is_empty());
 }
