@@ -97,3 +97,19 @@ fn the_supervisor_is_asked_before_the_refusal_and_its_answer_is_in_the_denial() 
         },
     );
 }
+
+#[test]
+fn a_supervisor_that_does_not_answer_delays_nothing_for_long() {
+    isolated("egress::owners::a_supervisor_that_does_not_answer_delays_nothing_for_long", || {
+        let world = World::new();
+        let registered = world.register(Policy::default(), vec![]);
+        let asked = supervisor(&world, false);
+        world.sandbox.run(|| (0..100).for_each(|_| is_reset(OUTSIDE, 443)));
+        let all = denials(&world, 100);
+        assert!(all.iter().all(|denial| denial.owner.is_none()), "{all:?}");
+        // Not of each in a flood.
+        drop(registered);
+        let questions = std::iter::from_fn(|| asked.try_recv().ok()).count();
+        assert!(questions < 100, "{questions}");
+    });
+}
