@@ -160,7 +160,7 @@ impl Names {
             Err((code, looked)) => {
                 let reply = question.refusal(code);
                 return match looked {
-                    Some(looked) => Verdict::Refuse(reply, looked),
+                    Some(looked) => Verdict::Refuse(reply, *looked),
                     None => Verdict::Reply(reply),
                 };
             }
@@ -184,10 +184,13 @@ impl Names {
         &self,
         question: &Question,
         client: Option<SocketAddr>,
-    ) -> Result<Host, (ResponseCode, Option<Looked>)> {
+    ) -> Result<Host, (ResponseCode, Option<Box<Looked>>)> {
         let denied = |names: &[Host], why| {
             let (destination, protocol) = (None, Protocol::Dns);
-            self.ring.look(&What { names, destination, client, protocol, request: None }, why).ok()
+            self.ring
+                .look(&What { names, destination, client, protocol, request: None }, why)
+                .ok()
+                .map(Box::new)
         };
         let Ok(name) = Host::parse(&question.name()) else {
             let reason = "the name that was asked for is no host name";
