@@ -14,12 +14,21 @@ use cordium_proto::{
 };
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
-use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::{
+    Code, Status,
+    transport::{Channel, Endpoint, Uri},
+};
 
 /// How often the agent is asked for a sign of life, and how long it may take to give it. An agent that is only short of
 /// CPU must not lose its calls.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 const KEEP_ALIVE_ANSWER: Duration = Duration::from_secs(20);
+
+/// Whether a call has broken off without an answer of the agent: it was not there yet, or the connection was lost.
+pub fn is_unanswered(status: &Status) -> bool {
+    // Only what has arisen on this side has a cause.
+    status.code() == Code::Unavailable || std::error::Error::source(status).is_some()
+}
 
 /// One channel, shared by everything that talks to the agent.
 #[derive(Clone)]
@@ -58,5 +67,67 @@ impl AgentLink {
         SessionClient::new(self.channel.clone())
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use cordium_proto::v1::{
+        AgentEvent, FindOwnerRequest, FindOwnerResponse, PrepareRequest, PrepareResponse, ShutdownRequest,
+        ShutdownResponse, WatchAgentRequest,
+        agent_server::{Agent, AgentServer},
+    };
+    use futures::stream::{Empty, empty};
+    use tokio::net::UnixListener;
+    use tokio_stream::wrappers::UnixListenerStream;
+    use tonic::{Request, Response, transport::Server};
+
+    use super::*;
+
+    struct Refuses;
+
+    #[tonic::async_trait]
+    impl Agent for Refuses {
+        type WatchAgentStream = Empty<Result<AgentEvent, Status>>;
+        async fn prepare(&self, _: Request<PrepareRequest>) -> Result<Response<PrepareResponse>, Status> {
+            Err(Status::unknown("no"))
+        }
+        async fn watch_agent(
+            &self,
+            _: Request<WatchAgentRequest>,
+        ) -> Result<Response<Self::WatchAgentStream>, Status> {
+            Ok(Response::new(empty()))
+        }
+        async fn shutdown(&self, _: Request<ShutdownRequest>) -> Result<Response<ShutdownResponse>, Status> {
+            Err(Status::unknown("no"))
+        }
+        async fn find_owner(
+            &self,
+            _: Request<FindOwnerRequest>,
+        ) -> Result<Response<FindOwnerResponse>, Status> {
+            Err(Status::unknown("no"))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_breaks_is_no_answer_and_a_refusal_is_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("agent.sock");
+        let link = AgentLink::new(&path);
+        let ask = async || link.agent().prepare(PrepareRequest::default()).await.unwrap_err();
+        assert!(is_unanswered(&ask().await), "nobody is there");
+        let listener = UnixListener::bind(&path).unwrap();
+        let hang_up = async {
+            let (stream, _) = listener.accept().await.unwrap();
+            stream.readable().await.unwrap();
+            drop(stream);
+        };
+        let (broken, ()) = tokio::join!(ask(), hang_up);
+        assert!(is_unanswered(&broken), "{broken:?}");
+        let server = Server::builder().add_service(AgentServer::new(Refuses));
+        tokio::spawn(server.serve_with_incoming(UnixListenerStream::new(listener)));
+        let refused = ask().await;
+        assert!(!is_unanswered(&refused) && refused.message() == "no", "{refused:?}");
     }
 }

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Event, Halted, Report, StartupEnd, pull};
 use crate::{
-    agent_link::AgentLink,
+    agent_link::{AgentLink, is_unanswered},
     context::Context,
     failure::{failure, volume_failure},
     id_ranges::Granted,
@@ -239,7 +239,8 @@ impl Startup {
             loop {
                 match link.agent().prepare(request.clone()).await {
                     Ok(_) => return Ok(()),
-                    Err(status) if status.code() == tonic::Code::Unavailable => {
+                    // The agent knows the run and does nothing twice.
+                    Err(status) if is_unanswered(&status) => {
                         tokio::time::sleep(AGENT_RETRY).await;
                     }
                     Err(status) => return Err(status),
